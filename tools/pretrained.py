@@ -5,13 +5,14 @@
 
 RUN is the folder of a run, NAME that of the new folder, --cfg what was trained, for the card. The weights are
 the averaged ones of the best checkpoint, as float16 unless --full says float32; those of a tokenizer are
-always float32, since the hash of its weights identifies its tokens. The numbers are measured on the folder
-written. --data is the folder that holds mnist10k/.
+always float32, since the hash of its weights identifies its tokens. A token model holds the name of its
+tokenizer. The numbers are measured on the folder written. --data is the folder that holds mnist10k/.
 """
 
 import argparse
 import json
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
@@ -33,6 +34,7 @@ from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.errors import run_command
 from dioscuri.library.sources import shipped
 from dioscuri.outputs.pictures import above, by_class, in_rows, save_grid
+from dioscuri.outputs.wording import noun
 from tools.shipped_numbers import check, measured, picture_model, pictures_of, rows_of
 
 Array = np.ndarray
@@ -53,8 +55,8 @@ DATA = {
     "mnist10k_grey": "the first 10,000 training digits of MNIST, grey",
 }
 N_SHOWN = 64
-_HEADLINE = re.compile("bits/dim|nats|PSNR|accuracy|class agreement")
-"""The number of a card for the page of all models."""
+_HEADLINES = ("bits/dim|nats|PSNR|accuracy|class agreement", "recall")
+"""The number of a card for the page of all models: of these, the first there is."""
 
 
 def main(words: Sequence[str]) -> None:
@@ -73,11 +75,11 @@ def main(words: Sequence[str]) -> None:
     folder = ROOT / "pretrained" / chosen.name
     dio = import_module("dioscuri.torch")
     trained = dio.load(chosen.run, tokenizer=chosen.tokenizer and ROOT / "pretrained" / chosen.tokenizer)
-    write(trained, folder, chosen.name, chosen.overrides, full=chosen.full)
+    write(trained, folder, chosen, full=chosen.full)
     model = dio.load(folder)
     print(f"{folder}: {model}")
     with TemporaryDirectory() as whole:  # the same options of sampling, in float32
-        write(trained, Path(whole), chosen.name, chosen.overrides, full=True)
+        write(trained, Path(whole), chosen, full=True)
         difference = _difference(dio.load(whole), model)
     rows = [*measured(model, chosen.data), *difference, check(model)]
     shown(model, chosen.data, folder / "samples.png")
@@ -85,15 +87,19 @@ def main(words: Sequence[str]) -> None:
     write_page(ROOT / "docs" / "shipped_models.md")
 
 
-def write(model: Any, folder: Path, name: str, overrides: Sequence[str], *, full: bool) -> None:
-    """The folder that `model.save` writes, with that name and these options, in float16 unless `full`."""
+def write(model: Any, folder: Path, chosen: Any, *, full: bool) -> None:
+    """The folder that `model.save` writes, with the chosen name, options and tokenizer, in float16 unless
+    `full`."""
     model.save(folder)
-    hparams = pretrained.read_hparams(folder, [f"run.name={name}", *overrides])
+    if chosen.tokenizer:
+        shutil.rmtree(folder / pretrained.TOKENIZER)
+    hparams = pretrained.read_hparams(folder, [f"run.name={chosen.name}", *chosen.overrides])
     keeps = full or model.family == "vqgan"
     weights = {
         key: array if keeps else array.astype(np.float16) for key, array in model._network.weights().items()
     }
-    pretrained.write_folder(folder, hparams, weights, origin=pretrained.origin_of(folder))
+    origin, tokenizer = pretrained.origin_of(folder), chosen.tokenizer or ""
+    pretrained.write_folder(folder, hparams, weights, origin=origin, tokenizer=tokenizer)
 
 
 def facts(run: Path, folder: Path) -> dict[str, Any]:
@@ -124,9 +130,8 @@ def _difference(trained: Any, model: Any) -> list[tuple[str, str]]:
         each.generate(N_SHOWN, noise=noise, **options).astype(np.int16) for each in (trained, model)
     )
     same = np.mean([np.abs(a - b).max() <= 1 for a, b in zip(one, other, strict=True)])
-    return [
-        (f"of {N_SHOWN} pictures of the same noise, equal to those of the float32 weights", f"{same:.0%}")
-    ]
+    what = noun(picture_model(model).hparams)
+    return [(f"of {N_SHOWN} {what} of the same noise, equal to those of the float32 weights", f"{same:.0%}")]
 
 
 def shown(model: Any, data: Path, path: Path) -> None:
@@ -144,7 +149,9 @@ def shown(model: Any, data: Path, path: Path) -> None:
 def card(model: Any, chosen: Any, known: Mapping[str, Any], rows: Sequence[tuple[str, str]]) -> str:
     """The card in Markdown."""
     name, source = chosen.name, pictures_of(model, chosen.data)
-    H, W, C = model.picture_shape
+    *times, H, W, C = model.picture_shape
+    what = noun(picture_model(model).hparams)
+    length = f" of {times[0]} frames" if times else ""
     dtype = "float32" if chosen.full or model.family == "vqgan" else "float16"
     uses = {"vqgan": "reconstruct(pictures)", "classifier": "classify(pictures)"}
     picture = f"![{name}](samples.png)" if (ROOT / "pretrained" / name / "samples.png").is_file() else ""
@@ -153,9 +160,9 @@ def card(model: Any, chosen: Any, known: Mapping[str, Any], rows: Sequence[tuple
     words += [f"--tokenizer {chosen.tokenizer}"] if chosen.tokenizer else []
     facts = {
         "data": f"{DATA[picture_model(model).hparams.data.dataset_source]}: {len(source.train):,} training, "
-        f"{len(source.validation):,} validation, {len(source.test):,} test pictures",
+        f"{len(source.validation):,} validation, {len(source.test):,} test {what}",
         "parameters": f"{model.num_parameters:,}, {dtype}; {known['megabytes']:.1f} MB",
-        **({"tokenizer": f"{chosen.tokenizer}, in `tokenizer/`"} if chosen.tokenizer else {}),
+        **({"tokenizer": chosen.tokenizer} if chosen.tokenizer else {}),
         "command": f"`sh {known['folder']}/train.sh {chosen.cfg}`",
         "training": f"{known['twin']}, seed {known['seed']}, {known['steps']:,} batches of {known['batch']}, "
         f"{known['seconds']:,} seconds on a busy machine with two CPU cores; "
@@ -164,7 +171,7 @@ def card(model: Any, chosen: Any, known: Mapping[str, Any], rows: Sequence[tuple
     }
     parts = [
         f"# {name}",
-        f"A {FAMILIES[model.family]} for {H}x{W} pictures with {C} channel{'s' if C > 1 else ''}.",
+        f"A {FAMILIES[model.family]} for {H}x{W} {what}{length} with {C} channel{'s' if C > 1 else ''}.",
         *([picture] if picture else []),
         f"""```python
 from dioscuri import torch as dio  # or jax
@@ -194,7 +201,10 @@ def write_page(path: Path) -> None:
         family = FAMILIES[pretrained.read_hparams(folder).run.family].partition("]")[0].lstrip("[")
         data, size = of_card["data"].partition(":")[0], of_card["parameters"]
         measures = list(of_card.items())[list(of_card).index("card") + 1 :]
-        number = next((f"{what}: {value}" for what, value in measures if _HEADLINE.search(what)), "")
+        numbers = [
+            f"{what}: {value}" for key in _HEADLINES for what, value in measures if re.search(key, what)
+        ]
+        number = numbers[0] if numbers else ""
         rows.append(f"| [{name}](../pretrained/{name}/README.md) | {family} | {data} | {size} | {number} |\n")
     path.write_text(f"{head}{rule}{''.join(rows)}{rest}", encoding="utf-8")
 

@@ -18,8 +18,10 @@ from dioscuri.data.sources import DataSets, open_datasets
 from dioscuri.evaluation.judged import class_agreement
 from dioscuri.hparams import load
 from dioscuri.library.sources import shipped
+from dioscuri.metrics.baselines import histogram_bound, nearest_distances
 from dioscuri.metrics.psnr import psnr
 from dioscuri.metrics.ssim import ssim
+from dioscuri.outputs.wording import noun
 from dioscuri.places import examples
 
 Array = np.ndarray
@@ -27,6 +29,8 @@ Row = tuple[str, str]
 
 N_SAMPLES = 500
 N_CHECKED = 20
+COPY = 1e-6
+"""Samples nearer to a training picture than this are copies, for values from 0 to 1."""
 GREY = {"dataset_source": "mnist10k_grey", "target_res": 28}
 METRICS = {"FD-pixels": ",.0f", "precision": ".3f", "recall": ".3f", "density": ".3f", "coverage": ".3f"}
 """Metrics of `dioscuri evaluate` in a card, with their formats."""
@@ -57,7 +61,7 @@ def check(model: Any) -> Row:
         return f"check: PSNR of {len(pictures)} {_check_data(model)}, dB", f"{value:.3f}"
     if "bound" in model.does:
         return _check_bound(model)
-    return _check_classes(model)
+    return _check_classes(model) if model.num_classes else _check_distance(model)
 
 
 def _check_bound(model: Any) -> Row:
@@ -74,10 +78,19 @@ def _check_bound(model: Any) -> Row:
     return f"check: -ELBO of {n} {_check_data(model)}, recorded noise, nats", f"{value:.3f}"
 
 
+def _check_distance(model: Any) -> Row:
+    source = pictures_of(model)
+    test = source.test.gather(np.arange(len(source.test)))
+    value = nearest_distances(_flat(_drawn(model)), _flat(test)).mean()
+    return (
+        f"check: distance of {N_CHECKED} samples, recorded noise, to the nearest test picture, mean",
+        f"{value:.3f}",
+    )
+
+
 def _check_classes(model: Any) -> Row:
     asked = np.arange(N_CHECKED) % model.num_classes
-    few = {"steps": 4} if model.family == "maskgit" else {}  # JAX compiles every step
-    made = model.generate(classes=asked, noise=model.draw_noise("generate", N_CHECKED, **few), **few)
+    made = _drawn(model, classes=asked)
     if model.picture_shape == (8, 8, 1):
         pictures, labels = digits()
         share = class_agreement(_flat(made), asked, _flat(pictures), labels, k=3)
@@ -90,10 +103,18 @@ def _check_classes(model: Any) -> Row:
     return f"check: of {N_CHECKED} samples, recorded noise, recognised by {judge}", f"{share:.3f}"
 
 
+def _drawn(model: Any, **asked: Any) -> Array:
+    few = {"steps": 4} if model.family == "maskgit" else {}  # JAX compiles every step
+    drawn: Array = model.generate(
+        N_CHECKED, noise=model.draw_noise("generate", N_CHECKED, **few), **asked, **few
+    )
+    return drawn
+
+
 def _check_data(model: Any) -> str:
     name = picture_model(model).hparams.data.dataset_source
     if "mnist" not in name:
-        return "test pictures"
+        return f"test {noun(picture_model(model).hparams)}"
     return "digits of scikit-learn, enlarged to 28x28" + (" and binarised" if name == "mnist10k" else "")
 
 
@@ -152,16 +173,25 @@ def measured(model: Any, data: Path) -> list[Row]:
 
 
 def _bound(model: Any, test: Array, source: DataSets) -> list[Row]:
+    what = f"the test {noun(model.hparams)}"
     conditions: list[tuple[str, Any]] = [("", source.test.labels if model.num_classes else None)]
     conditions += [(" without their classes", None)] if model.num_classes else []
     rows = []
     for words, classes in conditions:
         bound = model.bound(test, classes=classes, seed=0)
         if model.plan.likelihood == "bernoulli":
-            rows.append((f"-ELBO of the test pictures{words}, nats", f"{-bound.elbo.mean():.1f}"))
+            rows.append((f"-ELBO of {what}{words}, nats", f"{-bound.elbo.mean():.1f}"))
         else:
-            rows.append((f"bound of the test pictures{words}, bits/dim", f"{bound.bits_per_dim:.3f}"))
-    return rows
+            rows.append((f"bound of {what}{words}, bits/dim", f"{bound.bits_per_dim:.3f}"))
+    return rows if model.plan.likelihood == "bernoulli" else [*rows, _histogram(model, test, source)]
+
+
+def _histogram(model: Any, test: Array, source: DataSets) -> Row:
+    """The bound of a histogram of every pixel."""
+    n_levels = 2 ** int(model.hparams.data.num_bits)
+    train = source.train.gather(np.arange(len(source.train)))
+    nats = histogram_bound(*(_flat(some) // (256 // n_levels) for some in (train, test)), n_levels)
+    return "bound of a histogram of every pixel, bits/dim", f"{nats / np.log(2) / test[0].size:.3f}"
 
 
 def _samples(model: Any, data: Path) -> list[Row]:
@@ -171,7 +201,7 @@ def _samples(model: Any, data: Path) -> list[Row]:
     the grey digits.
     """
     binarised = picture_model(model).hparams.data.dataset_source == "mnist10k"
-    source = pictures_of(model, data, **GREY if binarised else {})
+    source, what = pictures_of(model, data, **GREY if binarised else {}), noun(picture_model(model).hparams)
     test = source.test.gather(np.arange(len(source.test)))
     n, n_classes = min(N_SAMPLES, len(test)), getattr(model, "num_classes", 0)
     spread = np.linspace(0, len(source.train) - 1, n).astype(int)
@@ -179,9 +209,10 @@ def _samples(model: Any, data: Path) -> list[Row]:
     made, asked = model.generate(n, seed=0), np.arange(n) % max(n_classes, 1)
     ours, theirs = evaluated(made, test), evaluated(train[spread], test)
     rows = [
-        (f"{name} of {n} samples (of {n} training pictures)", f"{ours[name]:{form}} ({theirs[name]:{form}})")
+        (f"{name} of {n} samples (of {n} training {what})", f"{ours[name]:{form}} ({theirs[name]:{form}})")
         for name, form in METRICS.items()
     ]
+    rows.append(_nearest(made, test, train, what))
     if n_classes:
         labels = np.asarray(source.train.labels)
         shares = [
@@ -191,6 +222,15 @@ def _samples(model: Any, data: Path) -> list[Row]:
         what = "class agreement by the 3 nearest training pictures (of the test pictures)"
         rows.append((what, f"{shares[0]:.1%} ({shares[1]:.1%})"))
     return rows
+
+
+def _nearest(made: Array, test: Array, train: Array, what: str) -> Row:
+    distances = [nearest_distances(_flat(some), _flat(train)) for some in (made, test)]
+    copies = np.count_nonzero(distances[0] < COPY)
+    return (
+        f"distance of a sample to the nearest training {what[:-1]} (of a test {what[:-1]}), mean; copies",
+        f"{distances[0].mean():.3f} ({distances[1].mean():.3f}); {copies} of {len(made)}",
+    )
 
 
 def evaluated(samples: Array, reference: Array, *options: str) -> dict[str, float]:
@@ -218,4 +258,4 @@ def picture_model(model: Any) -> Any:
 
 
 def _flat(pictures: Array) -> Array:
-    return pictures.reshape(len(pictures), -1).astype(np.float32)
+    return pictures.reshape(len(pictures), -1)

@@ -1,7 +1,7 @@
 """Models as folders to share: `config.json` holds the options, `model.safetensors` the weights.
 
 Tensors have canonical names and layouts, so each twin reads what the other wrote. A model that needs a
-tokenizer may include it in the subfolder `tokenizer/`, a folder of the same kind.
+tokenizer may include it in the subfolder `tokenizer/`, a folder of the same kind, or name a shipped one.
 """
 
 import json
@@ -22,6 +22,7 @@ from dioscuri.hparams.archive import to_json
 from dioscuri.hparams.loading import assemble
 from dioscuri.hparams.overrides import parse
 from dioscuri.hparams.reader import Document
+from dioscuri.places import shipped_models
 from dioscuri.plans.lora import without_adapters
 
 CONFIG, TENSORS, TOKENIZER, TEXT_ENCODER = "config.json", "model.safetensors", "tokenizer", "text_encoder"
@@ -39,8 +40,10 @@ def write_folder(
     *,
     origin: Mapping[str, Any] | None = None,
     calls: Mapping[str, Mapping[str, Any]] | None = None,
+    tokenizer: str = "",
 ) -> None:
-    """Write a model with these options; the tokenizer that it needs may go to its subfolder `TOKENIZER`.
+    """Write a model with these options; the tokenizer that it needs may go to its subfolder `TOKENIZER`, or
+    be the shipped one named `tokenizer`.
 
     Paths among the options are left out, since they mean nothing elsewhere. `origin` identifies the run's
     checkpoint from which the weights come, as in the header of token shards; `calls` holds options of the
@@ -49,8 +52,8 @@ def write_folder(
     content = {"library": LIBRARY, "format": FORMAT, "hparams": _without_paths(network_options(hparams))}
     with replacing(folder / TENSORS) as temporary:
         temporary.write_bytes(tensor_bytes(weights))
-    more = {"origin": origin, "calls": calls}
-    write_json(folder / CONFIG, content | {name: dict(value) for name, value in more.items() if value})
+    more = {"origin": origin and dict(origin), "calls": calls and dict(calls), TOKENIZER: tokenizer}
+    write_json(folder / CONFIG, content | {name: value for name, value in more.items() if value})
 
 
 def is_folder(where: Path) -> bool:
@@ -89,9 +92,12 @@ def read_folder(folder: Path, overrides: Sequence[str] = ()) -> Model:
 
 
 def tokenizer_folder(folder: Path) -> Path | None:
-    """The folder of the tokenizer that comes with a model, if any."""
+    """The folder of the tokenizer that comes with a model, or of the shipped one that it names, if any."""
     inside = folder / TOKENIZER
-    return inside if is_folder(inside) else None
+    if is_folder(inside):
+        return inside
+    name = read_config(folder / CONFIG).get(TOKENIZER) if is_folder(folder) else None
+    return shipped_models() / Path(name).name if isinstance(name, str) else None
 
 
 def origin_of(folder: Path) -> dict[str, Any]:

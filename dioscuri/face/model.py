@@ -79,7 +79,7 @@ class Model(Adaptable):
         return (
             f"<{type(self).__name__} '{self.hparams.run.name}' of family {self.family}, "
             f"{self._network.name}: {self.num_parameters:,} parameters{beside}, "
-            f"{data.target_res}x{data.target_res}x{data.channels}>"
+            f"{f'{data.frames}x' if data.frames else ''}{data.target_res}x{data.target_res}x{data.channels}>"
         )
 
     # What it does.

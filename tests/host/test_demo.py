@@ -48,6 +48,18 @@ def test_only_what_a_model_can_do_is_shown(exhibit, kind):
     assert exhibit(kind).tabs == TABS[kind]
 
 
+def test_clips_are_generated_and_compared():
+    shown = Exhibit("film-metroplex", "torch")
+    assert shown.tabs == ("generate", "twins")
+    options = given(controls(shown), [control.default for control in controls(shown)])
+    made = actions.generate(shown, 3, 5, {}, options, film=False)
+    direct = shown.model.generate(3, seed=5)
+    assert direct.shape == (3, 4, 12, 12, 3)
+    np.testing.assert_array_equal(made.sheet, pictures.shown(direct))
+    shown.models["jax"] = shown.model  # the other twin would take seconds to compile
+    assert actions.compare(shown, 2, 5, {}, options).says.startswith("largest difference 0 of 255")
+
+
 def test_pictures_are_those_of_the_python_interface(exhibit):
     shown = exhibit("maskgit")
     asked = actions.conditions(shown, 3, "3, 7", "")

@@ -162,6 +162,7 @@ CLIPS = (
     "data.dataset_source=frames",
     "data.target_res=8",
     "data.frames=3",
+    "data.random_horizontal_flip=True",
     "model.enc_blocks='4x1,4d2,2x1'",
     "model.dec_blocks='2x1,4m2'",
     "model.custom_frames_str='2:1'",

@@ -1,13 +1,22 @@
 """The models that ship: they open in both twins, and give the numbers on their cards."""
 
 import re
+import shutil
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from dioscuri.checkpoint.pretrained import CONFIG, TENSORS, is_folder, read_hparams
+from dioscuri.checkpoint.pretrained import (
+    CONFIG,
+    TENSORS,
+    TOKENIZER,
+    is_folder,
+    read_hparams,
+    tokenizer_folder,
+)
 from dioscuri.cli.main import dispatch
 from dioscuri.errors import UserError
 from dioscuri.library.sources import shipped
@@ -66,6 +75,19 @@ def test_synthesize_takes_a_model_by_name_and_makes_its_run_once(tmp_path, monke
         dispatch([*words, "egs/hierarchical_vae/digits.cfg"])
 
 
+def test_synthesize_writes_clips_as_films(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIOSCURI_RUNS", str(tmp_path))
+    dispatch(["synthesize", "--model", "film-metroplex", "--twin", "torch", "synthesis.batch_size=4"])
+    folder = tmp_path / "logs-film-metroplex" / "synthesis-images" / "generated"
+    films = sorted(folder.glob("*.gif"))
+    assert len(films) >= 4
+    with Image.open(films[0]) as film:
+        assert film.size == (12, 12)
+        assert film.n_frames > 1
+    with pytest.raises(UserError, match="is an animation, not a picture; compare clips"):
+        dispatch(["evaluate", str(folder), str(folder)])
+
+
 def test_a_run_of_other_weights_is_not_used_for_a_model(tmp_path, monkeypatch):
     monkeypatch.setenv("DIOSCURI_RUNS", str(tmp_path / "runs"))
     words = ["synthesize", "--twin", "torch", "synthesis.batch_size=4", "--model"]
@@ -89,3 +111,24 @@ def test_a_folder_of_the_same_name_comes_before_a_shipped_model(tmp_path, monkey
     (tmp_path / "digits-vae").mkdir()
     with pytest.raises(UserError, match=f"digits-vae holds no model: .* no {CONFIG}"):
         import_module("dioscuri.torch").load("digits-vae")
+
+
+def test_a_token_model_may_name_its_shipped_tokenizer(tmp_path):
+    folder, name = shipped()["photos32-maskgit"], "photos32-tokenizer"
+    assert not (folder / TOKENIZER).exists()
+    assert tokenizer_folder(folder) == shipped()[name]
+    shared = model("torch", "photos32-maskgit")
+    weights, expected = (one._network.weights() for one in (shared.tokenizer, model("torch", name)))
+    assert all((weights[key] == array).all() for key, array in expected.items())
+    shared.save(tmp_path / "saved")
+    assert tokenizer_folder(tmp_path / "saved") == tmp_path / "saved" / TOKENIZER
+
+
+def test_a_tokenizer_that_does_not_ship_is_one_line(tmp_path):
+    folder = shutil.copytree(shipped()["photos32-maskgit"], tmp_path / "renamed")
+    config = (folder / CONFIG).read_text()
+    (folder / CONFIG).write_text(config.replace('"photos32-tokenizer"', '"../photos64-tokenizer"'))
+    with pytest.raises(UserError, match=r"pretrained/photos64-tokenizer does not exist: give tokenizer="):
+        import_module("dioscuri.torch").load(folder)
+    given = import_module("dioscuri.torch").load(folder, tokenizer="photos32-tokenizer")
+    assert given.tokenizer.grid == 8
