@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ from PIL import Image
 
 from dioscuri import torch as dio
 from dioscuri.demo import pictures
+from dioscuri.job import free_port
 from tests.support import faces
 from tests.support.browser import SECONDS, open_page
 from tests.support.tiny_encoder import LENGTH, WIDTH, write_encoder
@@ -23,12 +23,6 @@ from tests.support.twins import ROOT
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     return faces.runs(tmp_path_factory.mktemp("runs"))
-
-
-def free_port():
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return trial.getsockname()[1]
 
 
 def command(*words, **environment):
@@ -251,8 +245,7 @@ def test_a_visitor_ends_a_long_call(url):
         visitor.type_in("steps", 128)
         visitor.press("Generate")
         visitor.sees_progress()
-        visitor.press("Cancel")
-        visitor.sees_progress(False)  # until then the page ignores the button
+        visitor.cancel()
         visitor.page.get_by_label("number input for pictures").first.fill("2")
         visitor.type_in("steps", 2)
         visitor.press("Generate")

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dioscuri.checkpoint import store
+from dioscuri.job import free_port
 from tests.support.tiny import write_tiny
 from tests.support.tiny_classifier import DIGITS, SMALL
 from tests.support.twins import FAKE, JAX, ROOT, TORCH, start
@@ -94,7 +94,7 @@ def test_processes_of_one_run_train_together_and_stop_together(tmp_path, begin):
 @pytest.mark.slow
 def test_a_killed_process_ends_the_run_in_one_line_and_fewer_devices_go_on(tmp_path, begin):
     checkpoints = tmp_path / "logs-tiny" / "checkpoints"
-    process = begin(SEVERAL, *LONG, "train.shard=parameters", "run.timeout=60")
+    process = begin(SEVERAL, *LONG, "train.shard=parameters", "run.timeout=200")
     wait_for(process, lambda: store.steps(checkpoints), "checkpoint")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[1]), signal.SIGKILL)
@@ -138,9 +138,7 @@ def ends_of_two(begin, monkeypatch):
     """Run a script as two JAX processes; what each printed, its errors and its exit code."""
 
     def ends_of_two(*arguments, cfg):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", f"127.0.0.1:{probe.getsockname()[1]}")
+        monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", f"127.0.0.1:{free_port()}")
         monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
         processes = []
         for rank in range(2):
