@@ -152,6 +152,8 @@ def token_data(config: Mapping[str, Any], *, grid_is_given: bool = False) -> dic
     n = config.get("num_vq_tokens", 1024 if config.get("force_down_up_sample") else 256)
     codes = config.get("codebook_size", 8192 if uvit else 1024)
     data = {"codebook_size": codes, "channels": 3, "labels": bool(config.get("num_classes")) and not uvit}
+    if uvit or config.get("add_cross_attention"):
+        data["attend_padding"] = True  # the original's mask of texts raises an error
     if isqrt(n) ** 2 == n:
         return {"grid": isqrt(n), "target_res": 16 * isqrt(n), **data}
     if not grid_is_given:

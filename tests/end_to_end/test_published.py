@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from dioscuri import torch as dio
 from dioscuri.checkpoint import store
 from dioscuri.checkpoint.torch_files import read_torch
 from dioscuri.checkpoint.trained_run import open_run
@@ -102,6 +103,19 @@ def test_transformers_of_open_muse(tmp_path, name, words):
     assert hparams.data.grid**2 == config.get("num_vq_tokens", 64)
     assert hparams.data.labels is ("num_classes" in config)
     assert hparams.model.legacy_mlp_layernorm is (config["norm_type"] == "rmsnorm")
+    assert hparams.data.attend_padding is ("num_classes" not in config)  # its mask of texts does not work
+
+
+def test_a_published_model_of_texts_attends_to_their_padding(tmp_path):
+    """As open-muse trained it; T5's masks, which come with prompts, change nothing."""
+    model = dio.load(write_folder(tmp_path / "published", "maskgit_transformer_text_cfg"))
+    width, call = model.hparams.model.encoder_hidden_size, {"decode": False, "steps": 2, "seed": 1}
+    text = np.random.default_rng(0).normal(size=(2, 5, width))
+    masked = {"text": text, "text_mask": np.arange(5) < np.array([[5], [1]])}
+    tokens = model.generate(texts={"text": text}, **call)
+    np.testing.assert_array_equal(model.generate(texts=masked, **call), tokens)
+    other = np.where(masked["text_mask"][..., None], text, -30 * text)
+    assert (model.generate(texts=masked | {"text": other}, **call)[1] != tokens[1]).any()
 
 
 @pytest.mark.parametrize("inside", [False, True])

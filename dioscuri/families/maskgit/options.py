@@ -45,8 +45,8 @@ class TokenData(CaptionFiles, Data):
     attend_padding: bool = option(
         False,
         needs=("text_length", ()),
-        doc="a text's padding takes part in attention, in training and sampling, as in the published aMUSEd; "
-        "False: it is masked. maskgen and meissonic always attend to it",
+        doc="a text's padding takes part in attention, in training and sampling, as in the published aMUSEd "
+        "and MUSE; False: it is masked. maskgen and meissonic always attend to it",
     )
     text_encoder_path: str = option(
         "",
