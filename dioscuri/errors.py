@@ -31,6 +31,12 @@ def shorten(value: Any, length: int = 80) -> str:
     return line if len(line) <= length else f"{line[: length - 3]}..."
 
 
+def kind_of(value: Any) -> str:
+    """What a value is, with its article: "an int", "a list", "None"."""
+    name = {"ndarray": "array", "str": "text"}.get(type(value).__name__, type(value).__name__)
+    return "None" if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
 def run_command(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> None:
     """Run a command-line entry point: a `UserError` becomes one line on stderr and exit code 2.
 

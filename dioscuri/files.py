@@ -15,7 +15,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-from dioscuri.errors import UserError, shorten
+from dioscuri.errors import UserError, kind_of, shorten
 
 _SEAL = "sha256"
 _TEMPORARY = re.compile(r"\..+\.\d+\.dioscuri-partial", re.DOTALL)
@@ -131,7 +131,7 @@ def write_failure(error: OSError) -> str:
 def read_path(given: Any, what: str) -> Path:
     """A path, where `~` is the home folder. Nothing need lie there. `what` begins a `UserError`'s message."""
     if not isinstance(given, Path | str):
-        raise UserError(f"{what}, not a {type(given).__name__}")
+        raise UserError(f"{what}, not {kind_of(given)}")
     if not str(given):
         raise UserError(f"{what}, not an empty text")
     try:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dioscuri.errors import UserError, did_you_mean
+from dioscuri.errors import UserError, did_you_mean, kind_of
 
 Array = np.ndarray
 
@@ -194,12 +194,8 @@ def _name(given: Any) -> str:
         return f"the text {given[:40]!r}"
     if isinstance(given, list | tuple):
         kinds = sorted({type(item).__name__ for item in given})
-        return (
-            f"a {type(given).__name__} of {' and '.join(kinds)}"
-            if kinds
-            else f"an empty {type(given).__name__}"
-        )
-    return "None" if given is None else f"{type(given).__name__}"
+        return f"{kind_of(given)} of {' and '.join(kinds)}" if kinds else f"an empty {type(given).__name__}"
+    return f"an array of {given.dtype}" if isinstance(given, np.ndarray) else kind_of(given)
 
 
 def _rule(shape: tuple[int, ...], dtype: type[np.unsignedinteger]) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dioscuri.checkpoint.pretrained import is_folder, network_options, read_folder, write_folder
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, kind_of
 from dioscuri.files import read_path
 from dioscuri.hub import local_folder
 from dioscuri.plans.layout import check_shapes
@@ -52,7 +52,7 @@ class Pretrained:
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
         if not isinstance(model, cls):
-            raise UserError(f"{where} holds a {type(model).__name__}, not a {cls.__name__}")
+            raise UserError(f"{where} holds {kind_of(model)}, not a {cls.__name__}")
         return model
 
 

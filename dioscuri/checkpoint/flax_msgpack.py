@@ -12,7 +12,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, kind_of
 from dioscuri.files import plain_bytes
 
 MAX_DEPTH = 32
@@ -53,7 +53,7 @@ def flatten(tree: dict[str, Any], where: object) -> dict[str, np.ndarray]:
         elif isinstance(value, np.ndarray):
             flat[name] = value
         else:
-            raise UserError(f"{where}: '{name}' is a {type(value).__name__}, not an array")
+            raise UserError(f"{where}: '{name}' is {kind_of(value)}, not an array")
     return flat
 
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dioscuri.checkpoint.files import Damage, read_json, read_tensors, tensor_bytes, write_durably
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, kind_of
 from dioscuri.files import finite
 
 State = Mapping[str, Mapping[str, np.ndarray]]
@@ -234,7 +234,7 @@ def _check_types(info: Mapping[str, Any]) -> None:
     kinds |= dict.fromkeys(tables, (dict, type(None))) | dict.fromkeys(numbers, (int, float, type(None)))
     for name, value in info.items():
         if isinstance(value, bool) or not isinstance(value, kinds.get(name, object)):
-            raise Damage(f"{_INFO_FILE}: {name} is a {type(value).__name__}")
+            raise Damage(f"{_INFO_FILE}: {name} is {kind_of(value)}")
     for name in ("data", "metrics", COUNTERS, "best"):
         if not all(isinstance(value, int | float) for value in (info.get(name) or {}).values()):
             raise Damage(f"{_INFO_FILE}: {name} holds something that is not a number")

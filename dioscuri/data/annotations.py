@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dioscuri.data.tar_files import Example
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, kind_of
 from dioscuri.files import plain_bytes
 
 LISTED = "metadata.jsonl"
@@ -103,7 +103,7 @@ def json_object(content: bytes | str, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON ({error})") from error
     if not isinstance(fields, dict):
-        raise UserError(f"{where}: must be a JSON object, as {{...}}, not {type(fields).__name__}")
+        raise UserError(f"{where}: must be a JSON object, as {{...}}, not {kind_of(fields)}")
     return fields
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 
-from dioscuri.errors import UserError, did_you_mean
+from dioscuri.errors import UserError, did_you_mean, kind_of
 from dioscuri.hparams.reader import Setting
 from dioscuri.hparams.schema import names, typed
 from dioscuri.hparams.unread import unused_in_call
@@ -120,9 +120,7 @@ def _plain(value: Any, where: str) -> Any:
         return [_plain(item, where) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise UserError(
-        f"{where} cannot be a {type(value).__name__}: give a number, a string, or a list of these"
-    )
+    raise UserError(f"{where} cannot be {kind_of(value)}: give a number, a string, or a list of these")
 
 
 def sampling_names(*kinds: Any) -> tuple[str, ...]:

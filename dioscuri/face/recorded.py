@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dioscuri.engine import Array
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, kind_of
 from dioscuri.inputs import to_array
 from dioscuri.plans.noise import NoiseSpec
 
@@ -16,7 +16,7 @@ def checked_noise(given: Any, specs: Iterable[NoiseSpec]) -> dict[str, Array]:
     shapes = {spec.name: spec.shape for spec in specs}
     if not isinstance(given, Mapping) or set(given) != set(shapes):
         names = ", ".join(shapes) or "none"
-        has = ", ".join(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
+        has = ", ".join(map(str, given)) if isinstance(given, Mapping) else kind_of(given)
         raise UserError(f"noise must have the arrays {names}; got {has}")
     arrays = {name: to_array(array, f"noise '{name}' must be an array") for name, array in given.items()}
     for name, shape in shapes.items():

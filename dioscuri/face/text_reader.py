@@ -10,7 +10,7 @@ import numpy as np
 from dioscuri.data.annotations import is_unicode
 from dioscuri.data.text_encoder import TextEncoder, TextSource
 from dioscuri.engine import Array
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, kind_of
 
 ENCODED_AT_ONCE = 64
 
@@ -78,7 +78,7 @@ def read_texts(given: Any, what: str, *, n: int | None = None, empty: bool = Fal
     """
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list | tuple) or not texts or not all(isinstance(text, str) for text in texts):
-        kind = "an empty list" if given in ([], ()) else f"a {type(given).__name__}"
+        kind = "an empty list" if given in ([], ()) else kind_of(given)
         raise UserError(f"{what} must be a text or a list of texts; got {kind}")
     for number, text in enumerate(texts, 1):
         if not empty and not text.strip():

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dioscuri.engine import Array
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, kind_of
 from dioscuri.face.network import Network
 from dioscuri.face.recorded import checked_noise, drawn
 from dioscuri.inputs import check_lengths, check_names, read_count, read_pictures, read_seed
@@ -111,7 +111,7 @@ class Trainable:
             call = "loss(batch)" if place == 0 else "loss(state, batch, key), perhaps with buffers"
             raise UserError(f"loss takes {call}, not {len(given)} arguments")
         if not isinstance(given[place], Mapping):
-            raise UserError(f"loss takes a mapping, not a {type(given[place]).__name__}: see model.batch")
+            raise UserError(f"loss takes a mapping, not {kind_of(given[place])}: see model.batch")
         arguments = list(given)
         arguments[place] = self._checked_batch(given[place], padded=True)
         if noise is not None and not any(map(is_traced, noise.values())):

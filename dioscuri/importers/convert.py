@@ -17,7 +17,7 @@ from dioscuri.checkpoint.pretrained import TOKENIZER, without_discriminator, wri
 from dioscuri.checkpoint.tensor_files import is_flax, is_torch, read_config
 from dioscuri.checkpoint.torch_files import read_torch
 from dioscuri.contract import check_options
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, kind_of
 from dioscuri.families.hierarchical_vae.options import HParams
 from dioscuri.families.hierarchical_vae.plan import make_plan
 from dioscuri.families.maskgit import transformers
@@ -218,7 +218,7 @@ def _read(source: Path) -> Source:
     if is_torch(head):
         saved = read_torch(file)
         if not isinstance(saved, dict):
-            raise UserError(f"{file} holds a {type(saved).__name__}, not a checkpoint of Efficient-VDVAE")
+            raise UserError(f"{file} holds {kind_of(saved)}, not a checkpoint of Efficient-VDVAE")
         return efficient_vdvae.from_torch, saved
     if is_flax(head):
         return efficient_vdvae.from_flax, read_flax(file)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, kind_of
 from dioscuri.face.model import Model
 from dioscuri.face.options import check_types, settings_of
 from dioscuri.files import read_path
@@ -29,7 +29,7 @@ def train(
     """See `dioscuri.torch.train`."""
     path = read_path(cfg, f"{SOURCE} takes a .cfg file")
     if callback is not None and not callable(callback):
-        raise UserError(f"callback must be a function of step and metrics, not a {type(callback).__name__}")
+        raise UserError(f"callback must be a function of step and metrics, not {kind_of(callback)}")
     program, home = open_twin(twin), here().home(twin)
     words = _words(configuration(path)[0], overrides, home)
     directory, n_processes = start(program, home, path, words, prepare_training, callback)

@@ -52,9 +52,9 @@ def test_wrong_overrides_are_one_line_and_leave_nothing(tmp_path, options, says)
     from dioscuri import torch as dio
 
     cfg = tiny.write_tiny(tmp_path)
-    with pytest.raises(UserError, match=r"train takes a \.cfg file, not a NoneType"):
+    with pytest.raises(UserError, match=r"train takes a \.cfg file, not None"):
         dio.train(None)
-    with pytest.raises(UserError, match="callback must be a function of step and metrics, not a int"):
+    with pytest.raises(UserError, match="callback must be a function of step and metrics, not an int"):
         dio.train(cfg, callback=3, run__root=str(tmp_path))
     with pytest.raises(UserError, match=says) as refused:
         dio.train(cfg, run__root=str(tmp_path), **options)

@@ -93,7 +93,7 @@ def test_what_cannot_be_described_is_one_line(tmp_path):
 
 def test_wrong_questions_in_python_are_one_line():
     for where, asked, message in (
-        (None, {}, "describe takes a model, a .cfg file or a folder, not a NoneType"),
+        (None, {}, "describe takes a model, a .cfg file or a folder, not None"),
         (CLASSIFIER, {"memory": -5}, "memory '-5' is not an amount of memory"),
         (CLASSIFIER, {"memory": float("nan")}, "memory 'nan' is not an amount of memory"),
         (CLASSIFIER, {"batch": 2.5}, "batch must be a whole number of at least 1, not 2.5"),

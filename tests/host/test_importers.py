@@ -280,7 +280,7 @@ class TestFlax:
             r"'more' with shape \(\) is unknown": lambda tree: tree["params"].update(more=np.zeros(())),
             r"opt_state/0/nu tensor": lambda tree: tree["opt_state"]["0"]["nu"].pop("bottom_up"),
             r"opt_state has no entry '0'": lambda tree: tree.update(opt_state={}),
-            r"'x' is a int": lambda tree: tree["params"].update(x=3),
+            r"'x' is an int": lambda tree: tree["params"].update(x=3),
         }
         for message, spoil in spoilt.items():
             tree = read_flax(FLAX_FILE)

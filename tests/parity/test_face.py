@@ -104,7 +104,7 @@ def test_what_is_no_model_is_one_line(runs, tmp_path):
         (tmp_path / "file", "is a file"),
         (tmp_path / "logs-none", "there is no folder .*logs-none and no shipped model"),
         ("digits_vae_of_nobody", "there is no folder digits_vae_of_nobody"),
-        (3, "not a int"),
+        (3, "not an int"),
     ):
         with pytest.raises(UserError, match=says):
             load(where)

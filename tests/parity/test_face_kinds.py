@@ -51,8 +51,8 @@ def test_texts_condition_what_is_drawn(reader):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({}, "texts must be encoded: .* got none"),
-        ({"texts": ["a cat"]}, "texts must be encoded: .* got list"),
+        ({}, "texts must be encoded: .* got None"),
+        ({"texts": ["a cat"]}, "texts must be encoded: .* got a list"),
         ({"texts": "a cat"}, r"encode captions with data_scripts/encode_text\.py"),
         ({"texts": {"text": np.zeros((2, 3, 9))}}, r"'text' must be \(N, T, 8\); got float64 \(2, 3, 9\)"),
         ({"texts": {"txt": np.zeros((2, 3, 8))}}, r"'txt' is unknown \(did you mean 'text'\?\)"),

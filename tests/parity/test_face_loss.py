@@ -229,7 +229,7 @@ def test_a_saved_tokenizer_has_no_discriminator(cfgs, tmp_path):
         ({}, "the batch is empty: give"),
         ({"tokens": TOKENS}, "the batch has no classes: give"),
         ({"label": LABELS}, "the batch has no examples: give image or tokens"),
-        (TOKENS, "loss takes a mapping, not a ndarray"),
+        (TOKENS, "loss takes a mapping, not an array"),
     ],
 )
 @pytest.mark.parametrize("twin", TWINS)

@@ -76,12 +76,12 @@ def test_a_cfg_is_a_model_too():
     ("family", "options", "says"),
     [
         ("maskgi", {}, r"family 'maskgi' is unknown \(did you mean 'maskgit'\?\)"),
-        (3, {}, "new takes the name of a family or a .cfg file, not a int"),
+        (3, {}, "new takes the name of a family or a .cfg file, not an int"),
         ("none.cfg", {}, "configuration none.cfg does not exist"),
         ("maskgit", {"hiden_size": 3}, r"option 'hiden_size' is unknown \(did you mean 'hidden_size'\?\)"),
         ("maskgit", {"hidden_size": 3.5}, r"\[model\] hidden_size must be a whole number, not 3.5"),
         ("maskgit", {"hidden_size": 0}, r"\[model\] hidden_size must be at least 1, not 0"),
-        ("maskgit", {"hidden_size": object()}, r"\[model\] hidden_size cannot be a object"),
+        ("maskgit", {"hidden_size": object()}, r"\[model\] hidden_size cannot be an object"),
         ("maskgit", {"hidden_size": 31}, "not divisible by num_attention_heads"),
         ("maskgit", {"batch_size": 3}, "write train__batch_size or val__batch_size or synthesis__batch_size"),
         (

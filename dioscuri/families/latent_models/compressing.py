@@ -14,7 +14,7 @@ from dioscuri.compression.latents import MAX_BITS
 from dioscuri.compression.rans import Inconsistent
 from dioscuri.compression.words import Exhausted
 from dioscuri.engine import Array
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, kind_of
 from dioscuri.face.model import BATCH_SIZE
 from dioscuri.families.latent_models.bits_back import BitsBack, Pixels, Run, choose_bits
 from dioscuri.families.latent_models.exploring import ExplorableModel
@@ -58,8 +58,7 @@ class CompressingModel(ExplorableModel):
         otherwise, and if the data are damaged, a `UserError` says what differs.
         """
         if not isinstance(data, bytes | bytearray | memoryview):
-            kind = type(data).__name__
-            raise UserError(f"data must be the bytes that compress returned, not a {kind}")
+            raise UserError(f"data must be the bytes that compress returned, not {kind_of(data)}")
         made = [*self.decompress_from(BytesIO(data), "the data")]
         return np.concatenate([pictures for _, pictures in reversed(made)])
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from dioscuri.checkpoint.adapter_files import Adapter, read_adapter
 from dioscuri.engine import Array
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, kind_of
 from dioscuri.face.model import BATCH_SIZE
 from dioscuri.face.options import sampling_names
 from dioscuri.face.recorded import checked_noise, drawn
@@ -237,7 +237,7 @@ class MaskGITModel(ModelOfTexts):
         if noise is None:
             return drawn(np.random.default_rng(read_seed(seed)), spec), None
         if not isinstance(noise, Mapping):
-            raise UserError(f"noise must have the arrays of draw_noise('edit'); got {type(noise).__name__}")
+            raise UserError(f"noise must have the arrays of draw_noise('edit'); got {kind_of(noise)}")
         given = {name: noise[name] for name in ("start",) if name in noise}
         steps = {name: noise[name] for name in noise if name != "start"}
         return checked_noise(given, (spec,))["start"], steps

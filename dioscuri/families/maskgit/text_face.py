@@ -10,7 +10,7 @@ from dioscuri.checkpoint.pretrained import TEXT_ENCODER
 from dioscuri.data.text_encoder import TextSource
 from dioscuri.data.texts import DECODER_TEXT, open_texts
 from dioscuri.engine import Array
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, kind_of
 from dioscuri.face.text_reader import read_texts
 from dioscuri.families.maskgit.prompts import (
     NULL,
@@ -125,7 +125,7 @@ class ModelOfTexts(TokenModel):
         if not isinstance(texts, Mapping):
             raise UserError(
                 "texts must be encoded: arrays by name, or the folder that data_scripts/encode_text.py "
-                f"wrote; got {'none' if texts is None else type(texts).__name__}; prompts= takes plain texts"
+                f"wrote; got {kind_of(texts)}; prompts= takes plain texts"
             )
         rows = self._text_rows(texts)
         check_lengths(rows)
