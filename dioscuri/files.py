@@ -19,6 +19,7 @@ from dioscuri.errors import UserError, kind_of, shorten
 
 _SEAL = "sha256"
 _TEMPORARY = re.compile(r"\..+\.\d+\.dioscuri-partial", re.DOTALL)
+_ASIDE = re.compile(r"\.(?P<name>.+)\.(?P<process>\d{1,9})\.dioscuri-partial\.old", re.DOTALL)
 _ABANDONED = 3600
 """Seconds without a change after which a temporary file belongs to no process of any machine."""
 
@@ -28,9 +29,9 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path to write to, renamed to `path` at the end of the block.
 
     Creates the folder, and removes what killed processes left in it. A `UserError` says why the file could
-    not be written; an existing `path` is then unchanged.
+    not be written; an existing `path` is then unchanged, and folders that did not exist are gone.
     """
-    temporary = _temporary(path)
+    temporary, missing = _temporary(path), missing_parents(path)
     try:
         _check_no_device(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,13 +45,14 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        remove_empty(missing)
 
 
 @contextmanager
 def replacing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder to write to, which takes the place of `path` at the end of the block: of an empty
     folder or, with `overwrite`, of any; for the rest see `replacing`."""
-    temporary = _temporary(path)
+    temporary, missing = _temporary(path), missing_parents(path)
     aside = temporary.with_name(f"{temporary.name}.old")
     try:
         if path.is_symlink() or (path.exists() and not path.is_dir()):
@@ -73,11 +75,13 @@ def replacing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise UserError(f"{path} cannot be written: {write_failure(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        remove_empty(missing)
 
 
 def check_writable(path: Path) -> None:
-    """Raise a `UserError` if no file can be written there, before the work whose result is to go there."""
-    temporary = _temporary(path)
+    """Raise a `UserError` if no file can be written there, before the work whose result is to go there.
+    Nothing is left behind."""
+    temporary, missing = _temporary(path), missing_parents(path)
     try:
         _check_no_device(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,6 +93,19 @@ def check_writable(path: Path) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        remove_empty(missing)
+
+
+def missing_parents(path: Path) -> list[Path]:
+    """The folders above a path that do not exist, the innermost first."""
+    return [folder for folder in path.parents if not os.path.lexists(folder)]
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove the folders that hold nothing."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _temporary(path: Path) -> Path:
@@ -100,7 +117,11 @@ def _temporary(path: Path) -> Path:
 
 @lru_cache(maxsize=4096)  # a folder of many files is listed once
 def _tidy_once(folder: Path) -> None:
-    """Remove files and folders with temporary names that nothing was written to for an hour."""
+    """Remove files and folders with temporary names that nothing was written to for an hour, and put back
+    folders that a killed process had put aside."""
+    for path in folder.glob(".*.dioscuri-partial.old"):
+        with suppress(OSError):
+            _put_back(path)
     oldest = time.time() - _ABANDONED
     for path in folder.glob(".*.dioscuri-partial"):
         with suppress(OSError):
@@ -112,6 +133,28 @@ def _tidy_once(folder: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+def _put_back(aside: Path) -> None:
+    """Give the folder of a process that has ended its place again, or remove it if another one is there."""
+    match = _ASIDE.fullmatch(aside.name)
+    if match is None or _is_running(int(match["process"])):
+        return
+    path = aside.with_name(match["name"])
+    if path.exists():
+        shutil.rmtree(aside)
+    else:
+        aside.replace(path)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _check_no_device(path: Path) -> None:

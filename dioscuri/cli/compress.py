@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from dioscuri.cli.parsers import Parser, add_twin
+from dioscuri.cli.parsers import Parser, add_twin, output_file
 from dioscuri.compression.archive import SUFFIX
 from dioscuri.data import image_files
 from dioscuri.errors import UserError
 from dioscuri.evaluation.pictures import PictureArray, PictureFiles, open_examples
 from dioscuri.face.model import BATCH_SIZE, Model
-from dioscuri.files import replacing, write_failure
+from dioscuri.files import missing_parents, remove_empty, replacing, write_failure
 from dioscuri.inputs import read_pictures
 from dioscuri.library.load import load
 from dioscuri.twins import default_twin
@@ -32,7 +32,7 @@ def make_parser() -> Parser:
     parser = Parser("compress", _USAGE, _DESCRIPTION, _EXAMPLE)
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("pictures", type=Path, metavar="PICTURES")
-    parser.add_argument("out", type=Path, metavar="OUT.dio")
+    parser.add_argument("out", type=output_file, metavar="OUT.dio")
     parser.add_argument(
         "--stream",
         action="store_true",
@@ -93,6 +93,7 @@ def read(pictures: PictureArray | PictureFiles, model: Model) -> Iterator[np.nda
 
 
 def _in_place(model: Model, chunks: Iterator[np.ndarray], chosen: Any) -> tuple[dict[str, int], float]:
+    missing = missing_parents(chosen.out)
     try:
         chosen.out.parent.mkdir(parents=True, exist_ok=True)
         return _write(model, chunks, chosen.out, chosen)
@@ -102,6 +103,8 @@ def _in_place(model: Model, chunks: Iterator[np.ndarray], chosen: Any) -> tuple[
         raise
     except OSError as error:
         raise UserError(f"{chosen.out} cannot be written: {write_failure(error)}") from error
+    finally:
+        remove_empty(missing)
 
 
 def _write(model: Any, chunks: Iterator[np.ndarray], out: Path, chosen: Any) -> tuple[dict[str, int], float]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dioscuri.checkpoint.torch_files import torch_bytes
-from dioscuri.cli.parsers import Parser
+from dioscuri.cli.parsers import Parser, output_file
 from dioscuri.errors import UserError
 from dioscuri.importers.convert import Step, convert_configuration, export, export_run, import_run
 from dioscuri.importers.layouts import LAYOUTS
@@ -61,8 +61,10 @@ def make_parser() -> Parser:
         "(0, 1, 10, 11, 2, ...): reorder them numerically. Do not use it to train on shards of "
         "import_latents.py --legacy-classes",
     )
-    parser.add_argument("--to-torch", type=Path, metavar="OUT", help="file to write in the PyTorch layout")
-    parser.add_argument("--to-cfg", type=Path, metavar="OUT.cfg", help="configuration to write")
+    parser.add_argument(
+        "--to-torch", type=output_file, metavar="OUT", help="file to write in the PyTorch layout"
+    )
+    parser.add_argument("--to-cfg", type=output_file, metavar="OUT.cfg", help="configuration to write")
     parser.add_argument("--to-folder", type=Path, metavar="OUT", help="folder to write for from_pretrained")
     parser.add_argument("--to", choices=tuple(LAYOUTS), help="project whose layout --to-folder writes")
     parser.add_argument(

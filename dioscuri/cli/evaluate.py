@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dioscuri.cli import foreign
-from dioscuri.cli.parsers import Parser, add_twin
+from dioscuri.cli.parsers import Parser, add_twin, output_file
 from dioscuri.errors import UserError
 from dioscuri.evaluation.extractors import (
     NETWORKS,
@@ -132,7 +132,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--k", type=int, default=3, help="nearest neighbours")
     parser.add_argument("--seed", type=int, default=0, help="seed of subsets and splits")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to FILE")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="also write the results to FILE")
     foreign.add_options(parser)
     return parser
 

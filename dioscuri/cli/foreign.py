@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dioscuri.cli.parsers import Parser, add_twin
+from dioscuri.cli.parsers import Parser, add_twin, output_file
 from dioscuri.errors import UserError
 from dioscuri.evaluation.foreign import KNOWN, ForeignReport
 from dioscuri.evaluation.foreign_files import choice, summary, table, write_report
@@ -89,7 +89,7 @@ def make_parser() -> Parser:
     add_twin(parser)
     parser.add_argument("--resize", type=int, default=0, metavar="SIDE", help="resize pictures to squares")
     parser.add_argument("--seed", type=int, default=0, help="seed of the latents")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to FILE")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="also write the results to FILE")
     return parser
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from pathlib import Path
 from typing import NoReturn
 
 from dioscuri.errors import UserError, did_you_mean
@@ -9,6 +10,13 @@ from dioscuri.twins import FRAMEWORKS
 
 PROGRAM = "dioscuri"
 _UNKNOWN = re.compile(r"unrecognized arguments: (?P<word>[^\s=]+)")
+
+
+def output_file(text: str) -> Path:
+    """The `type` of an argument that names a file to write."""
+    if text.endswith("/"):
+        raise argparse.ArgumentTypeError(f"'{text}' is the name of a folder: give that of a file")
+    return Path(text)
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

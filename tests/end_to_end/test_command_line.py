@@ -14,7 +14,7 @@ from tests.support.twins import FAKE, ROOT, start
 DESCRIBE = ["describe", "egs/vqgan/digits.cfg", "--quick"]
 """A command that loads no framework."""
 
-SECONDS = 120
+SECONDS = 300
 
 
 def dioscuri(*words, cwd, shell="", **environment):
@@ -66,6 +66,10 @@ def test_the_program_lists_its_commands(tmp_path, words):
         (["synthesize", "run.name=none"], "there is no run 'none'"),
         (["describe", "egs/vqgan/digits.cfg", "run.sead=3"], "did you mean 'seed'"),
         (["evaluate", "only"], "the following arguments are required: REFERENCE; usage: dioscuri evaluate"),
+        (
+            ["compress", "a", "b", "c.dio/"],
+            "OUT.dio: 'c.dio/' is the name of a folder: give that",
+        ),
         (["convert", "nowhere"], "give --run, --to-cfg, --to-folder or --to-torch"),
         (["sweep", "nowhere.sweep"], "configuration nowhere.sweep does not exist"),
         (["completion", "fish"], "invalid choice: 'fish'"),

@@ -159,6 +159,62 @@ def test_a_folder_takes_the_place_of_an_empty_one_alone_unless_told_otherwise(tm
     assert names_in(tmp_path) == ["folder", "link"]
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dioscuri.files import replacing_folder
+
+def dies(source, target):
+    takes_its_place = source.name.endswith("-partial")
+    if takes_its_place and sys.argv[2] == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    Path.rename(source, target)
+    if takes_its_place:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Path.replace = dies
+with replacing_folder(Path(sys.argv[1]), overwrite=True) as temporary:
+    (temporary / "new").touch()
+"""
+
+
+@pytest.mark.parametrize(("moment", "left"), [("before", "old"), ("after", "new")])
+def test_a_folder_whose_replacement_was_killed_is_whole_for_the_next_process(tmp_path, moment, left):
+    """It dies between the two renames, or before it removes the old folder."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "old").touch()
+    command = [sys.executable, "-c", KILLED, str(folder), moment]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [name for name in names_in(tmp_path) if name.endswith(".old")]
+    with replacing(tmp_path / "file") as temporary:
+        temporary.touch()
+    assert names_in(folder) == [left]
+    assert not [name for name in names_in(tmp_path) if name.endswith(".old")]
+
+
+def test_a_folder_that_a_running_process_has_put_aside_is_left_alone(tmp_path):
+    aside = tmp_path / f".folder.{os.getpid()}.dioscuri-partial.old"
+    aside.mkdir()
+    with replacing(tmp_path / "file") as temporary:
+        temporary.touch()
+    assert aside.exists()
+
+
+def test_folders_in_which_nothing_was_written_are_gone(tmp_path):
+    path = tmp_path / "new" / "inner" / "a"
+    check_writable(path)
+    with pytest.raises(UserError, match="No space left"), replacing(path) as temporary:
+        _fail_half_way(temporary)
+    with suppress(ZeroDivisionError), replacing_folder(path):
+        raise ZeroDivisionError
+    assert names_in(tmp_path) == []
+    with replacing(path) as temporary:
+        temporary.touch()
+    assert names_in(path.parent) == ["a"]
+
+
 @pytest.mark.parametrize("path", [".", "/", ".."])
 def test_what_has_no_name_is_no_output(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

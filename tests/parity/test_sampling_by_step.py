@@ -126,8 +126,12 @@ def test_a_film_and_a_table_of_the_steps(model, kind, suffix, tmp_path):
     assert rows[-1]["masked_after"] == 0
     scales = {"maskgit": ("guidance_scale", "remask"), "sundae": ("temperature", "sample_proportion")}
     assert set(scales[kind]) < set(rows[0])
-    with pytest.raises(UserError, match=r"film must be a file .gif, .png, .webp, not 'a.mp4'"):
-        opened.generate(**call, film="a.mp4")
+    for name in ("a.mp4", f"{tmp_path}/a.gif/"):
+        with pytest.raises(UserError, match=rf"film must be a file .gif, .png, .webp, not '{name}'"):
+            opened.generate(**call, film=name)
+    with pytest.raises(UserError, match="holds 99"):
+        opened.generate(**{**call, "classes": [99, 7]}, film=tmp_path / "new" / "a.gif")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("sampler", ["halton", "halton_confidence", "scores"])

@@ -34,7 +34,7 @@ def read_film(given: Any) -> Path:
     """The file that a caller names for a film; a `UserError` unless it can be written and its suffix is that
     of a kind."""
     path = read_path(given, f"film must be a file {', '.join(ANIMATED)}")
-    if path.suffix not in ANIMATED:
+    if path.suffix not in ANIMATED or str(given).endswith("/"):
         raise UserError(f"film must be a file {', '.join(ANIMATED)}, not {given!r}")
     check_writable(path)
     return path
