@@ -46,7 +46,7 @@ def weights_of(content: Mapping[str, Any], where: Path, choice: Choice | None) -
     if selected == "average":
         return arrays, f"{where}: took the averaged weights{entry}"
     if "average" not in groups:
-        return arrays, f"{where}: took its only weights{entry}"
+        return arrays, f"{where}: took the weights{entry}"
     return arrays, f"{where}: took the raw weights{entry}; averaged ones are there, too"
 
 

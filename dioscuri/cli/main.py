@@ -11,12 +11,12 @@ from dioscuri.errors import UserError, did_you_mean, run_command
 COMMANDS = {
     "train": "train a run, or continue it",
     "synthesize": "use a trained run: generate, reconstruct, encode, inpaint and more",
-    "evaluate": "compare two sets of pictures: Frechet distance, KID, precision, recall and more",
+    "evaluate": "compare two sets of pictures (Frechet distance, KID, recall and more), or find foreign ones",
     "compress": "compress pictures without loss with a trained VAE",
     "decompress": "write the pictures of a compressed file",
     "convert": "make a run from published weights or an original checkpoint, or convert back",
     "sweep": "train every run of a table of experiments",
-    "describe": "show what a configuration builds: parameters, layers, latents or tokens, memory",
+    "describe": "show what a configuration builds and what training it takes: parameters, layers, memory",
     "demo": "show trained models in the browser",
     "completion": "print a shell completion script",
 }
@@ -57,5 +57,6 @@ def _help() -> str:
         f"usage: {PROGRAM} COMMAND ...\n       {PROGRAM} COMMAND --help\n       {PROGRAM} --version\n\n"
         "Image models in PyTorch and JAX.\n\n"
         f"commands:\n{listing}\n"
-        f"example:\n  {PROGRAM} train egs/hierarchical_vae/digits.cfg train.total_train_steps=200\n"
+        f"examples:\n  {PROGRAM} synthesize --model digits-vae\n"
+        f"  {PROGRAM} train egs/hierarchical_vae/digits.cfg train.total_train_steps=200\n"
     )

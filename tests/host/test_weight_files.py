@@ -84,7 +84,7 @@ def test_an_average_alone_is_taken(tmp_path, content):
 
 
 def test_without_an_average_the_output_says_so(tmp_path):
-    assert "took its only weights (model)" in read(tmp_path / "x", {"model": RAW}).note
+    assert "took the weights (model)" in read(tmp_path / "x", {"model": RAW}).note
 
 
 def test_an_average_that_does_not_fit_is_reported(tmp_path):
