@@ -1,8 +1,10 @@
-"""Fine-tune an imported tokenizer on a folder of pictures, in PyTorch or JAX.
+"""Fine-tune a tokenizer on a folder of pictures, in PyTorch or JAX.
 
+    python examples/fine_tune.py photos32-tokenizer pictures/ --steps 1000
     python examples/fine_tune.py openMUSE/maskgit-vqgan-imagenet-f16-256 pictures/ --steps 1000
 
-The model is anything that `load` opens: a folder of open-muse or diffusers, a model on the hub, a run.
+The model is anything that `load` opens: a shipped model, a model on the hub, a run, a folder of open-muse or
+diffusers.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Load a trained model, sample pictures, and write them as one sheet.
 
-python examples/load_and_sample.py torch_impl/logs-maskgit_digits --classes 3 7 --seed 1
+python examples/load_and_sample.py digits-maskgit --classes 3 7 --seed 1
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Your own training loop: train a tokenizer on the digits, then a masked token model on its tokens.
+"""A training loop of your own: train a tokenizer on the digits, then a masked token model on its tokens.
 
 python examples/training_loop.py --steps 500 --twin jax
 """
