@@ -63,34 +63,10 @@ class TextEncoder:
         tokenizer: str = "",
         last: bool = False,
     ) -> None:
-        if lacking := [name for name in ("torch", "transformers") if find_spec(name) is None]:
-            raise UserError(
-                f"a text encoder needs {' and '.join(lacking)}: pip install 'dioscuri[torch,text]'"
-            )
-        import transformers  # noqa: PLC0415 - takes seconds, and only text encoders need it
-
         self.name, self.layer, self.pooled, self.last = name, layer, pooled, last
-        try:
-            config = transformers.AutoConfig.from_pretrained(name)
-            kinds: dict[str, Any] = {"t5": transformers.T5EncoderModel, "mt5": transformers.MT5EncoderModel}
-            kinds |= dict.fromkeys(("clip", "clip_text_model"), transformers.CLIPTextModelWithProjection)
-            if config.model_type not in kinds:
-                raise UserError(
-                    f"encoder {name} is of unknown type '{config.model_type}'; known: {', '.join(kinds)}"
-                )
-            model, loaded = kinds[config.model_type].from_pretrained(
-                name, use_safetensors=True, output_loading_info=True
-            )
-            self.tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer or name)
-        except UserError:
-            raise
-        except Exception as error:  # transformers, tokenizers and safetensors raise errors of many kinds
-            raise UserError(
-                f"encoder {name} cannot be opened ({_first_line(error)}): give a folder with config.json, "
-                "model.safetensors and the tokenizer's files, or a hub id and a network"
-            ) from error
+        config, model, missing, self.tokenizer = _opened(name, tokenizer or name)
         unused = () if pooled else ("text_projection.weight",)
-        if lacking := sorted({str(key) for key in loaded["missing_keys"]}.difference(unused)):
+        if lacking := sorted(missing.difference(unused)):
             raise UserError(
                 f"encoder {name} is incomplete: its weights lack '{lacking[0]}', which config.json asks for"
             )
@@ -153,6 +129,34 @@ class TextEncoder:
 
 def _numpy(tensor: Any) -> Array:
     return np.asarray(tensor.float().cpu().numpy())
+
+
+def _opened(name: str, tokenizer: str) -> tuple[Any, Any, set[str], Any]:
+    """Configuration and model of an encoder, the names of weights that it lacks, and its tokenizer."""
+    if lacking := [library for library in ("torch", "transformers") if find_spec(library) is None]:
+        raise UserError(f"a text encoder needs {' and '.join(lacking)}: pip install 'dioscuri[torch,text]'")
+    import transformers  # noqa: PLC0415 - takes seconds, and only text encoders need it
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(name)
+        kinds: dict[str, Any] = {"t5": transformers.T5EncoderModel, "mt5": transformers.MT5EncoderModel}
+        kinds |= dict.fromkeys(("clip", "clip_text_model"), transformers.CLIPTextModelWithProjection)
+        if config.model_type not in kinds:
+            raise UserError(
+                f"encoder {name} is of unknown type '{config.model_type}'; known: {', '.join(kinds)}"
+            )
+        model, loaded = kinds[config.model_type].from_pretrained(
+            name, use_safetensors=True, output_loading_info=True
+        )
+        reader = transformers.AutoTokenizer.from_pretrained(tokenizer)
+    except UserError:
+        raise
+    except Exception as error:  # transformers, tokenizers and safetensors raise errors of many kinds
+        raise UserError(
+            f"encoder {name} cannot be opened ({_first_line(error)}): give a folder with config.json, "
+            "model.safetensors and the tokenizer's files, or a hub id and a network"
+        ) from error
+    return config, model, {str(key) for key in loaded["missing_keys"]}, reader
 
 
 def _first_line(error: Exception) -> str:

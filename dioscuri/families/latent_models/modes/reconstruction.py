@@ -1,6 +1,7 @@
 """Reconstruction: test pictures through posterior and likelihood, with the bound, the
 importance-weighted bound and the similarity."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from dioscuri.outputs.wording import noun
 def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
     """Write `reconstructed/image-<i>.png` (and `target-<i>.png`), and report the negative ELBO, the
     similarity and the divergences."""
-    options, engine = context.hparams.synthesis, context.engine
+    options = context.hparams.synthesis
     masks, origin = None, None
     if options.mask_reconstruction:
         chosen, origin = variate_masks(context, plan, checkpoint, "mask_reconstruction")
@@ -48,33 +49,16 @@ def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> N
     pictures = chosen_split(context, "test")
     total, similarities, importance = BoundSum(), [], []
     sheet: list[tuple[Array, Array]] = []
-    for index, batch in enumerate(
-        batches(context, pictures, chosen_indices(context, pictures), "reconstruction")
-    ):
-        given, valid = examples(batch), batch["valid"]
-        made = engine.run(
-            "reconstruct",
-            given,
-            ema=options.load_ema_weights,
-            step=index,
-            output=options.output,
-            output_temperature=options.output_temperature,
-            masks=masks,
-        )
+    todo = batches(context, pictures, chosen_indices(context, pictures), "reconstruction")
+    for index, batch in enumerate(todo):
+        valid = batch["valid"]
+        made = _reconstructed(context, examples(batch), index, masks)
         total.add(made, valid)
         target, drawn = visible(batch["image"], plan)[valid], made["image"][valid]
         similarities.append(similarity_of_finite(target, drawn, made["reconstruction"][valid]))
         if options.importance_samples:
-            log_weights = importance_log_weights(
-                engine,
-                given,
-                options.importance_samples,
-                ema=options.load_ema_weights,
-                index=index,
-                masks=masks,
-            )
-            importance.append(importance_bound(log_weights)[valid])
-        if sum(len(pictures) for pictures, _ in sheet) < N_ON_SHEET:
+            importance.append(made["importance"][valid])
+        if sum(len(targets) for targets, _ in sheet) < N_ON_SHEET:
             sheet.append((target, drawn))
         if context.writes:
             _save(context, output.path, batch["index"][valid], target, drawn)
@@ -82,11 +66,33 @@ def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> N
     if context.writes:
         folder = output.path
         write_report(context, folder, results | {"step": checkpoint.step})
-        originals, others = (np.concatenate(batches)[:N_ON_SHEET] for batches in zip(*sheet, strict=True))
+        originals, others = (np.concatenate(rows)[:N_ON_SHEET] for rows in zip(*sheet, strict=True))
         path = save_grid(folder / "contact-sheet.png", above(originals, others), ORIGINALS)
         context.say(f"{noun(context.hparams)} in {folder}; originals above reconstructions: {path}")
         context.say(f"KL of every group: {kl_chart(folder / 'kl.png', plan, total.mean().kl)}")
     output.finish(results["pictures"])
+
+
+def _reconstructed(
+    context: Context, given: Mapping[str, Array], index: int, masks: Sequence[Array] | None
+) -> dict[str, Array]:
+    """What the network makes of a batch and, with importance samples, their bound `importance` (B,)."""
+    options, ema = context.hparams.synthesis, context.hparams.synthesis.load_ema_weights
+    made = context.engine.run(
+        "reconstruct",
+        given,
+        ema=ema,
+        step=index,
+        output=options.output,
+        output_temperature=options.output_temperature,
+        masks=masks,
+    )
+    if not options.importance_samples:
+        return made
+    log_weights = importance_log_weights(
+        context.engine, given, options.importance_samples, ema=ema, index=index, masks=masks
+    )
+    return made | {"importance": importance_bound(log_weights)}
 
 
 def _results(
