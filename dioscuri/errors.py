@@ -6,6 +6,7 @@ its traceback.
 
 import errno
 import os
+import re
 import select
 import signal
 import sys
@@ -16,7 +17,13 @@ from typing import Any, NoReturn
 
 
 class UserError(ValueError):
-    """A mistake that the user can fix. The message is one line: what is wrong, where, and what to do."""
+    """A mistake that the user can fix. The message is one line: what is wrong, where, and what to do.
+
+    Unprintable characters in it, such as a line break in a file's name, become escapes.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_one_line(message))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -35,6 +42,11 @@ def kind_of(value: Any) -> str:
     """What a value is, with its article: "an int", "a list", "None"."""
     name = {"ndarray": "array", "str": "text"}.get(type(value).__name__, type(value).__name__)
     return "None" if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def quoted(value: Any) -> str:
+    """A value as Python writes it, such as an array, on one line and shortened if it is long."""
+    return shorten(re.sub(r"\s*\n\s*", " ", repr(value)))
 
 
 def run_command(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> None:
@@ -107,7 +119,7 @@ def _output_is_broken() -> bool:
 
 
 def _one_line(text: str) -> str:
-    """The text with unprintable characters, such as a newline in a file's name, as escapes."""
+    """The text with unprintable characters as escapes."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
     )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dioscuri.errors import UserError, did_you_mean, kind_of
+from dioscuri.errors import UserError, did_you_mean, kind_of, quoted
 
 Array = np.ndarray
 
@@ -156,9 +156,9 @@ def check_lengths(rows: Mapping[str, Any]) -> int:
 def read_count(given: Any, what: str, *, low: int = 1, high: float = LARGEST_COUNT) -> int:
     """A whole number of at least `low` and at most `high`."""
     if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < low:
-        raise UserError(f"{what} must be a whole number of at least {low}, not {given!r}")
+        raise UserError(f"{what} must be a whole number of at least {low}, not {quoted(given)}")
     if given > high:
-        raise UserError(f"{what} must be at most {high}, not {given}")
+        raise UserError(f"{what} must be at most {high}, not {quoted(given)}")
     return int(given)
 
 
@@ -170,8 +170,21 @@ def read_seed(given: Any) -> int:
 def read_flag(given: Any, what: str) -> bool:
     """True or False; a text such as 'no' is neither."""
     if not isinstance(given, bool | np.bool_):
-        raise UserError(f"{what} must be True or False, not {given!r}")
+        raise UserError(f"{what} must be True or False, not {quoted(given)}")
     return bool(given)
+
+
+def to_plain(given: Any) -> Any:
+    """Python's numbers and lists for numbers and arrays of numpy and of either framework, also inside lists;
+    anything else stays as it is."""
+    if hasattr(given, "tolist"):
+        return given.tolist()
+    return [to_plain(item) for item in given] if isinstance(given, list | tuple) else given
+
+
+def is_number(given: Any, low: float, high: float) -> bool:
+    """Whether this is a number of Python, no boolean, from `low` to `high`."""
+    return isinstance(given, int | float) and not isinstance(given, bool) and low <= given <= high
 
 
 def to_array(given: Any, rule: str) -> Array:

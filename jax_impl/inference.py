@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from dioscuri.engine import Array, mode, padded_rows, split_arguments, step_numbers
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, kind_of, quoted
 from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes
 from dioscuri.plans.lora import BASE, adapter_noise, adapters_of, network_shapes, without_adapters
@@ -100,6 +100,8 @@ class Runner:
         shardings = {spec.name: whole if spec.kind == "generator" else spread for spec in specs}
         draw = self.jit(partial(draw_noise, specs, dtype=self.dtype), specs, out_shardings=shardings)
         seed, step = key
+        if seed >= 2**32:  # keys are made from 32 bits
+            seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         return draw(tuple(np.uint32(number % 2**32) for number in (seed, STREAMS[method], step)))
 
     def placed(self, arrays: Arrays) -> dict[str, jax.Array]:
@@ -156,6 +158,13 @@ class Network:
                 name: jax.device_put(np.asarray(array, dtype), chosen) for name, array in first.items()
             }
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle, which can read neither compiled programs nor devices."""
+        platform = self.device.platform
+        device = f"{platform}:{jax.devices(platform).index(self.device)}"
+        buffers = {name: np.asarray(array) for name, array in self.buffers.items()}
+        return Network, (self.hparams, self.weights(), device, buffers)
+
     @property
     def device(self) -> jax.Device:
         """The device of the weights."""
@@ -163,12 +172,16 @@ class Network:
 
     @property
     def state(self) -> nnx.State:
-        """The module's parameters; with adapters, theirs alone."""
-        state: nnx.State = nnx.state(self.module, trained_kind(self.module))
+        """The module's parameters; with adapters, theirs alone. Their values stay as they are now: what
+        `nnx.state` gives would follow the module."""
+        state: nnx.State = jax.tree.map(
+            lambda array: array, nnx.state(self.module, trained_kind(self.module))
+        )
         return state
 
     @state.setter
     def state(self, value: nnx.State) -> None:
+        self._check_state(value)
         nnx.update(self.module, value)
 
     @property
@@ -236,6 +249,9 @@ class Network:
         """The family's training objective and metrics at the parameters `state`, a pure function; the key
         draws `noise` if it is None. A model with `buffers`, its own by default, returns new ones in the
         metrics."""
+        self._check_state(state)
+        if noise is None and not isinstance(key, jax.Array | np.ndarray):
+            raise UserError(f"loss takes a key, such as jax.random.key(0), not {quoted(key)}")
         with self.arithmetic():
             rows = {name: jnp.asarray(value) for name, value in batch.items()}
             if tokenizer is not None:
@@ -260,6 +276,7 @@ class Network:
 
     def with_buffers(self, state: nnx.State, buffers: Mapping[str, jax.Array]) -> nnx.State:
         """The state with the parameters that follow from new buffers."""
+        self._check_state(state)
         shapes = self.shapes
         leaves = {canonical_name(path): (path, leaf[...]) for path, leaf in nnx.to_flat_state(state)}
         with self.arithmetic():
@@ -280,7 +297,8 @@ class Network:
             return dict(rows)
         others = {name: value for name, value in rows.items() if name != "image"}
         encode = mode(self.methods, "encode")
-        tokens = encode(self.module, {"image": rows["image"]}, {}, self.frozen)["tokens"]
+        with self.arithmetic():
+            tokens = encode(self.module, {"image": rows["image"]}, {}, self.frozen)["tokens"]
         return others | {"tokens": jax.lax.stop_gradient(tokens.reshape(len(tokens), -1))}
 
     def weights(self) -> dict[str, Array]:
@@ -302,6 +320,17 @@ class Network:
             if self.precision == "float64":
                 stack.enter_context(jax.enable_x64(True))
             yield
+
+    def _check_state(self, given: Any) -> None:
+        """Raise a `UserError` if this cannot be a state of the module."""
+        shapes, expected = (
+            [np.shape(leaf) for leaf in jax.tree.leaves(state)] for state in (given, self.state)
+        )
+        if shapes != expected:
+            raise UserError(
+                f"state must be {len(expected)} arrays of the shapes of model.state; got "
+                f"{kind_of(given)} with {len(shapes)}"
+            )
 
     @property
     def _parameters(self) -> nnx.State:

@@ -5,6 +5,8 @@ import os
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,6 +123,40 @@ def set_precision(precision: str) -> None:
     # The older switch for convolutions: torch.export fails if only the newer one is set (torch 2.13).
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = precision != "float64"
+
+
+class ExactFloat32:
+    """Within the block, use full float32 on GPUs (no TF32). PyTorch's switches are those of the process: the
+    last of several threads inside sets them back."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = Lock(), 0, ("", "")
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = self._set(("ieee", "ieee"))
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._set(self._before)
+
+    @staticmethod
+    def _set(precisions: tuple[str, str]) -> tuple[str, str]:
+        """Set the switches; returns what they were."""
+        matmul: Any = torch.backends.cuda.matmul
+        conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined] # stubs
+        if not torch.cuda.is_available():
+            return precisions
+        before = matmul.fp32_precision, conv.fp32_precision
+        matmul.fp32_precision, conv.fp32_precision = precisions
+        return before
+
+
+exact_float32 = ExactFloat32()
 
 
 def check_precision(precision: str, device: torch.device) -> None:

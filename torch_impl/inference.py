@@ -1,7 +1,6 @@
 """Runs a family's methods on a network, for the engine and for the models of the Python interface."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,7 @@ from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes
 from dioscuri.plans.lora import BASE, adapter_noise, adapters_of, without_adapters
 from dioscuri.plans.noise import NoiseSpec
-from torch_impl.devices import COMPUTE_DTYPES, Devices
+from torch_impl.devices import COMPUTE_DTYPES, Devices, exact_float32
 from torch_impl.families.lora import build_network
 from torch_impl.families.methods import methods_of
 from torch_impl.layers.initial import blank
@@ -114,11 +113,12 @@ class Network:
         self._device = open_device(device, precision)
         dtype = torch.float64 if precision == "float64" else torch.float32
         module = blank(partial(build_network, self.methods, adapters_of(hparams)))
-        check_shapes(weights, {name: tuple(p.shape) for name, p in module.named_parameters()})
+        self.module: Any = module
+        check_shapes(weights, self.shapes)
         with torch.no_grad():
             for name, parameter in module.named_parameters():
                 parameter.copy_(torch.from_numpy(np.array(weights[name])))
-        self.module: Any = module.to(self._device, COMPUTE_DTYPES[precision])
+        self.module.to(self._device, COMPUTE_DTYPES[precision])
         self.runner = Runner(self.methods, Devices(self._device, 0, 1), dtype)
         self._frozen: dict[str, Tensor] | None = None
         first = self.methods.initial_buffers(hparams.run.seed) if buffers is None else buffers
@@ -132,6 +132,11 @@ class Network:
         """The device of the weights; the user may have moved the module."""
         device: torch.device = next(iter(self.module.parameters())).device
         return device
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every parameter."""
+        return {name: tuple(parameter.shape) for name, parameter in self.module.named_parameters()}
 
     @property
     def frozen(self) -> dict[str, Tensor]:
@@ -161,7 +166,7 @@ class Network:
         self._overwrite()
         self._mask_adapters({})
         frozen = self.frozen if self.methods.uses_frozen(method) else {}
-        with exact_float32():
+        with exact_float32:
             return self.runner.run(
                 method, self.module, batch, frozen, key=(seed, step), noise=noise, **arguments
             )
@@ -220,6 +225,7 @@ class Network:
         if "image" not in rows:
             return dict(rows)
         self._follow()
+        self._overwrite()
         others = {name: value for name, value in rows.items() if name != "image"}
         encode = mode(self.methods, "encode")
         tokens = encode(self.module, {"image": rows["image"]}, {}, self.frozen)["tokens"]
@@ -269,23 +275,6 @@ def open_device(device: Any, precision: str) -> torch.device:
     if unsupported:
         raise UserError(f"device {device!r} does not compute in {precision}: choose another dtype")
     return chosen
-
-
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """Within the block, use full float32 on GPUs (no TF32)."""
-    if not torch.cuda.is_available():
-        yield
-        return
-    modules: Any = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined] # stubs
-    before = [module.fp32_precision for module in modules]
-    for module in modules:
-        module.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        for module, precision in zip(modules, before, strict=True):
-            module.fp32_precision = precision
 
 
 def _to_numpy(parameter: nn.Parameter) -> Array:

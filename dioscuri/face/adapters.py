@@ -5,11 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from dioscuri.checkpoint.adapter_files import Adapter, read_adapter, write_adapter, write_diffusers
 from dioscuri.engine import Array
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, quoted
 from dioscuri.face.network import Network
 from dioscuri.face.options import with_options
 from dioscuri.face.trainable import Trainable
@@ -77,7 +75,7 @@ class Adaptable(Trainable):
         options = self._adapter_for("save_adapter")
         _, adapters = lora.split_adapters(self._network.weights())
         if layout not in ("peft", "diffusers"):
-            raise UserError(f"save_adapter: layout must be 'peft' or 'diffusers', not {layout!r}")
+            raise UserError(f"save_adapter: layout must be 'peft' or 'diffusers', not {quoted(layout)}")
         folder = read_path(folder, "save_adapter takes a folder")
         if layout == "diffusers":
             write_diffusers(folder, self._for_diffusers(adapters, options.scale))
@@ -142,8 +140,8 @@ class Adaptable(Trainable):
         return lora.merged(weights, options.scale) if options else weights
 
     def _network_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        base, _ = lora.split_adapters(self._network.weights())
-        return {name: np.shape(array) for name, array in base.items()}
+        base, _ = lora.split_adapters(self._network.shapes)
+        return base
 
     def _adapter_for(self, call: str) -> LoRA:
         if self.adapter is None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
@@ -71,7 +72,7 @@ class Model(Adaptable):
     @property
     def num_parameters(self) -> int:
         """Number of parameters of the network without the tokenizer."""
-        return sum(array.size for array in self._network.weights().values())
+        return sum(map(prod, self._network.shapes.values()))
 
     def __repr__(self) -> str:
         data = self.hparams.data
@@ -194,7 +195,7 @@ class Model(Adaptable):
         """Move the model and its tokenizer to a device, or change its precision, in place.
 
         `dtype` is 'float32', 'bfloat16' or 'float64', or the framework's dtype. A tokenizer
-        computes in at least float32.
+        computes in at least float32. This replaces `module`: make an optimiser afterwards.
         """
         hparams = self.hparams
         if dtype is not None:
@@ -268,7 +269,7 @@ class Model(Adaptable):
         gives different noise from the same seed."""
         n, size = len(next(iter(rows.values()))), read_count(batch_size, "batch_size")
         seed = read_seed(seed)
-        specs = () if noise is None else self.noise_specs(method, n, **split_arguments(arguments)[0])
+        specs = () if noise is None else self._noise_specs(method, n, **split_arguments(arguments)[0])
         given = None if noise is None else checked_noise(noise, specs)
         made: list[dict[str, Array]] = []
         for step, first in enumerate(range(0, n, size)):

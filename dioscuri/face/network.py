@@ -35,6 +35,10 @@ class Network(Protocol):
     def device(self) -> Any:
         """The device of the weights."""
 
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Canonical shape of every parameter."""
+
     def machine(self) -> dict[str, Any]:
         """What, beside versions, decides how results are rounded: `device`, its kind, and `threads`."""
 

@@ -6,13 +6,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, get_type_hints
 
-import numpy as np
-
 from dioscuri.errors import UserError, did_you_mean, kind_of
 from dioscuri.hparams.reader import Setting
 from dioscuri.hparams.schema import names, typed
 from dioscuri.hparams.unread import unused_in_call
-from dioscuri.inputs import check_names
+from dioscuri.inputs import check_names, to_plain
 
 OptionsT = TypeVar("OptionsT")
 ARGUMENTS = ("batch_size", "classes", "noise", "seed", "temperature", "texts")
@@ -112,8 +110,7 @@ def _place(known: Mapping[str, set[str]], option: str, source: str) -> str:
 
 def _plain(value: Any, where: str) -> Any:
     """A value that a `.cfg` can hold: numbers, booleans, strings, None, and lists of these."""
-    if isinstance(value, np.generic | np.ndarray):
-        value = value.tolist()
+    value = to_plain(value)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, list | tuple):

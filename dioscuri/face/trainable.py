@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dioscuri.engine import Array
-from dioscuri.errors import UserError, kind_of
+from dioscuri.errors import UserError, kind_of, quoted
 from dioscuri.face.network import Network
 from dioscuri.face.recorded import checked_noise, drawn
 from dioscuri.inputs import check_lengths, check_names, read_count, read_pictures, read_seed
@@ -22,6 +22,8 @@ class Trainable:
 
     does: ClassVar[tuple[str, ...]] = ()
     """The family's methods, some of `face.model.METHODS`."""
+    _noise_options: ClassVar[tuple[str, ...]] = ()
+    """Options of methods that decide which noise is used."""
     _network: Network
     _tokenizer: Any
 
@@ -68,7 +70,13 @@ class Trainable:
         return dict(self._network.buffers)
 
     @buffers.setter
-    def buffers(self, value: Mapping[str, Any]) -> None:
+    def buffers(self, value: Any) -> None:
+        shapes = {name: np.shape(array) for name, array in self._network.buffers.items()}
+        if (
+            not isinstance(value, Mapping)
+            or {name: np.shape(array) for name, array in value.items()} != shapes
+        ):
+            raise UserError(f"buffers must be arrays by name, as model.buffers has them: {shapes or 'none'}")
         self._network.buffers = dict(value)
 
     @property
@@ -82,11 +90,14 @@ class Trainable:
 
         Token models also take `tokens` instead of pictures; models with classes take `classes`.
         """
-        given = dict(rows)
-        if "classes" in given:
-            given["label"] = given.pop("classes")
-        if pictures is not None:
-            given["image"] = pictures
+        given = dict(rows) if pictures is None else {"pictures": pictures, **rows}
+        for word, name in (("classes", "label"), ("pictures", "image")):
+            if word in given:
+                if name in given:
+                    raise UserError(
+                        f"the batch has {word} and '{name}', which are the same: give one of them"
+                    )
+                given[name] = given.pop(word)
         return self._checked_batch(given, padded=False)
 
     def loss(
@@ -114,9 +125,9 @@ class Trainable:
             raise UserError(f"loss takes a mapping, not {kind_of(given[place])}: see model.batch")
         arguments = list(given)
         arguments[place] = self._checked_batch(given[place], padded=True)
-        if noise is not None and not any(map(is_traced, noise.values())):
+        if noise is not None and not _any_traced(noise):
             rows = len(next(iter(arguments[place].values())))
-            noise = checked_noise(noise, self.noise_specs("train_step", rows))
+            noise = checked_noise(noise, self._noise_specs("train_step", rows))
         tokenizer = None if self._tokenizer is None else self._tokenizer._network
         return self._network.loss(
             *arguments, scalars=self._schedules(schedules), noise=noise, tokenizer=tokenizer
@@ -132,19 +143,24 @@ class Trainable:
     def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
         """Name, kind and shape of the noise that a method uses for `rows` rows. With such arrays as `noise=`,
         both twins compute the same."""
-        return self._network.noise_specs(method, rows, **options)
+        check_names((method,), self._noisy, "noise of a call: method")
+        return self._noise_specs(method, read_count(rows, "rows"), **options)
 
     def draw_noise(self, method: str, rows: int, *, seed: int = 0, **options: Any) -> dict[str, Array]:
         """Noise of a method for `noise=`, drawn by numpy: the same in both twins."""
-        check_names((method,), self._drawing, "draw_noise: method")
-        rows, rng = read_count(rows, "rows"), np.random.default_rng(read_seed(seed))
+        rng = np.random.default_rng(read_seed(seed))
         return {spec.name: drawn(rng, spec) for spec in self.noise_specs(method, rows, **options)}
 
     # For families.
 
+    def _noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
+        """What `noise_specs` returns for a method and rows that were checked."""
+        check_names(options, self._noise_options, f"noise of {method}: option")
+        return self._network.noise_specs(method, rows, **options)
+
     @property
-    def _drawing(self) -> tuple[str, ...]:
-        """Methods that noise can be drawn for: `train_step` is that of `loss`."""
+    def _noisy(self) -> tuple[str, ...]:
+        """Methods that may use noise: `train_step` is that of `loss`."""
         return (*(name for name in _NOISY if name in self.does), "evaluate", "train_step")
 
     @property
@@ -178,16 +194,30 @@ class Trainable:
         self._check_complete(given)
         rows = {}
         for name, value in given.items():
-            rows[name] = value if is_traced(value) else self._checked(name, value, padded=padded)
+            check = self._check_traced if is_traced(value) else self._checked
+            rows[name] = check(name, value, padded=padded)
         check_lengths(rows)
         return rows
+
+    def _check_traced(self, name: str, value: Any, *, padded: bool) -> Any:
+        """A tracer, which has a shape and a type but no values; a `UserError` unless it is as `batch` makes
+        it."""
+        expected = self._checked(name, np.zeros(value.shape, value.dtype), padded=padded)
+        whole, traced_whole = (np.issubdtype(array.dtype, np.integer) for array in (expected, value))
+        if expected.shape != value.shape or whole != traced_whole:
+            raise UserError(
+                f"within jit, '{name}' must be {expected.dtype} {expected.shape}, as model.batch makes it; "
+                f"got {value.dtype} {value.shape}"
+            )
+        return value
 
     def _check_complete(self, given: Collection[str]) -> None:
         """Raise a `UserError` if a batch has no examples, or lacks conditions of the model: without them it
         would be trained, or fail, as another one."""
         examples = [name for name in ("image", "tokens") if name in self._names]
-        if not any(name in given for name in examples):
-            raise UserError(f"the batch has no examples: give {' or '.join(examples)}")
+        if sum(name in given for name in examples) != 1:
+            number = "two kinds of" if examples[0] in given else "no"
+            raise UserError(f"the batch has {number} examples: give {' or '.join(examples)}")
         for name in self._conditions_of_batch:
             if name not in given:
                 hint = "classes: give model.batch(pictures, classes=...)" if name == "label" else name
@@ -195,6 +225,8 @@ class Trainable:
 
     def _schedules(self, given: Mapping[str, float] | None) -> dict[str, float]:
         final = self._final_schedules()
+        if not isinstance(given, Mapping | None):
+            raise UserError(f"schedules must be numbers by name, not {quoted(given)}")
         check_names(given or {}, tuple(final), "schedule")
         return final | {name: _schedule(name, value) for name, value in (given or {}).items()}
 
@@ -210,11 +242,15 @@ def _schedule(name: str, value: Any) -> float:
     """The value of a schedule, a finite number of at least 0."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # of tensors of several numbers
         number = nan
     if not 0 <= number < inf:
-        raise UserError(f"schedule '{name}' must be a finite number of at least 0, not {value!r}")
+        raise UserError(f"schedule '{name}' must be a finite number of at least 0, not {quoted(value)}")
     return number
+
+
+def _any_traced(arrays: Any) -> bool:
+    return isinstance(arrays, Mapping) and any(map(is_traced, arrays.values()))
 
 
 def is_traced(value: Any) -> bool:

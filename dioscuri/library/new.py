@@ -1,12 +1,12 @@
 """Make models with initial weights from a family's name or a `.cfg`, with options as keywords."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from dioscuri.contract import check_options
-from dioscuri.errors import UserError, did_you_mean
+from dioscuri.errors import UserError, did_you_mean, quoted
 from dioscuri.face.model import Model, face_of, open_network
 from dioscuri.face.network import precision_of
 from dioscuri.face.options import setting, settings_of
@@ -73,7 +73,7 @@ def _document(family: Any) -> tuple[Settings, Any]:
     if path.suffix != ".cfg" and not path.is_file():
         hint = did_you_mean(str(family), known)
         raise UserError(
-            f"{SOURCE}: family {family!r} is unknown{hint}: give {', '.join(known)}, or a .cfg file"
+            f"{SOURCE}: family {quoted(family)} is unknown{hint}: give {', '.join(known)}, or a .cfg file"
         )
     file, _ = configuration(path)
     document = settings(read(file), here().home("torch").absolute())
@@ -104,7 +104,7 @@ def _usual(name: str, sections: Mapping[str, Any], given: list[Setting]) -> Sett
     return merge({}, usual)
 
 
-def _settings(values: Values, sections: Mapping[str, Any], but: list[Setting] = []) -> list[Setting]:  # noqa: B006
+def _settings(values: Values, sections: Mapping[str, Any], but: Sequence[Setting] = ()) -> list[Setting]:
     """Settings for values of options that the family has, except those in `but`; nothing may read them."""
     there = {(item.section, item.option) for item in but}
     return [

@@ -14,7 +14,7 @@ from dioscuri.checkpoint.compare import match
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.checkpoint.trained_run import check_finite
 from dioscuri.data.text_encoder import TextSource
-from dioscuri.errors import UserError, did_you_mean
+from dioscuri.errors import UserError, did_you_mean, quoted
 from dioscuri.face.model import face_of
 from dioscuri.files import read_path
 from dioscuri.hparams.loading import assemble
@@ -179,7 +179,7 @@ def _source(
 
 def _check_choice(weights: Any, step: Any) -> None:
     if not isinstance(weights, str) or weights not in GROUPS:
-        raise UserError(f"weights must be {' or '.join(map(repr, GROUPS))}, not {weights!r}")
+        raise UserError(f"weights must be {' or '.join(map(repr, GROUPS))}, not {quoted(weights)}")
     whole = isinstance(step, int) and not isinstance(step, bool) and step >= 0
     if not whole and step not in ("best", "last"):
-        raise UserError(f"step must be 'best', 'last' or the number of a checkpoint, not {step!r}")
+        raise UserError(f"step must be 'best', 'last' or the number of a checkpoint, not {quoted(step)}")

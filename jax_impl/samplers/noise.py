@@ -56,12 +56,12 @@ def noise_shape(spec: NoiseSpec, positions: Array | None) -> tuple[int, ...]:
 
 def random_offsets(source: Array, batch: int, n_tokens: int) -> Array:
     """The start of each picture's Halton order: (B,) integers below `n_tokens`."""
-    return jax.random.randint(source, (batch,), 0, n_tokens)
+    return jax.random.randint(source, (batch,), 0, n_tokens, jnp.int32)
 
 
 def random_tokens(source: Array, shape: tuple[int, int], codebook_size: int) -> Array:
     """Tokens (B, L), uniformly distributed."""
-    return jax.random.randint(source, shape, 0, codebook_size)
+    return jax.random.randint(source, shape, 0, codebook_size, jnp.int32)
 
 
 def whole_numbers_below(uniform: Array, n: int) -> Array:

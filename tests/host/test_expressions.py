@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dioscuri.errors import UserError, shorten
+from dioscuri.errors import UserError, quoted, shorten
 from dioscuri.hparams.expressions import FUNCTIONS, MAX_BITS, MAX_CHARACTERS, MAX_SIZE, evaluate
 
 ROOT = Path(__file__).parents[2]
@@ -286,3 +287,8 @@ def test_shorten_keeps_to_one_line():
     assert shorten("x" * 200) == "x" * 77 + "..."
     assert shorten([1, 2]) == "[1, 2]"
     assert shorten("") == "''"
+    assert quoted([[1, 2]]) == "[[1, 2]]"
+    table = quoted(np.ones((99, 99)))
+    assert table.startswith("array([[1., 1.,")
+    assert len(table) == 80
+    assert table.isprintable()

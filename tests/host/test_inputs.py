@@ -286,6 +286,10 @@ def test_a_misspelt_name_gets_a_hint():
         check_names(["x"], ["image", "label"], "batch entry")
 
 
+def test_a_message_is_one_line():
+    assert str(UserError("no file a\nb")) == r"no file a\nb"
+
+
 def test_rows_must_belong_together():
     with pytest.raises(UserError, match="image has 2, label has 3"):
         check_lengths({"image": np.zeros(2), "label": np.zeros(3)})

@@ -11,6 +11,7 @@ from dioscuri.errors import UserError
 from jax_impl.families.methods import methods_of
 from jax_impl.layers.dropout import Dropout, seed_dropout
 from jax_impl.pretrained import build_model, model_of, weights_of
+from jax_impl.samplers.noise import random_offsets, random_tokens
 from tests.support.networks import NETWORKS, inputs, tiny_transformer
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
@@ -155,3 +156,11 @@ def test_dropout_that_has_nothing_to_draw_from_says_so():
     layer.train()
     with pytest.raises(UserError, match="has no random numbers"):
         layer(jnp.ones(4))
+
+
+def test_whole_numbers_are_drawn_as_before_where_64_bits_are_on():
+    key = jax.random.key(0)
+    expected = random_tokens(key, (2, 8), 99), random_offsets(key, 5, 99)
+    with jax.enable_x64(True):
+        drawn = random_tokens(key, (2, 8), 99), random_offsets(key, 5, 99)
+    jax.tree.map(np.testing.assert_array_equal, drawn, expected)

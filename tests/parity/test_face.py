@@ -1,13 +1,17 @@
 """Trained models in Python: both twins open the same ones, compute the same and refuse the same."""
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dioscuri import UserError
@@ -225,6 +229,35 @@ def test_latents_that_are_missing_come_from_the_prior(model, twin):
     drawn = [vae.decode(partial, output="mean", seed=seed) for seed in (0, 0, 1)]
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert (drawn[0] != drawn[2]).any()
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.array(0.5), torch.tensor(0.5), jnp.asarray(0.5)])
+def test_a_number_of_any_framework_is_a_number(model, number):
+    vae, gen = model("torch", "vae"), model("torch", "maskgit")
+    for call in (
+        lambda half: vae.generate(2, temperature=half, output_temperature=half),
+        lambda half: vae.generate(2, temperature=[half, 1]),
+        lambda half: vae.traverse(PICTURES[0], [0], n=2, spread=half),
+        lambda half: gen.generate(2, temperature=half),
+        lambda half: gen.edit(PICTURES, classes=1, strength=half),
+    ):
+        np.testing.assert_array_equal(call(number), call(0.5))
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_a_copy_is_a_model_of_its_own(model, twin):
+    first = model(twin, "vqgan")
+    tokens = first.encode(PICTURES)
+    for second in (copy.deepcopy(first), pickle.loads(pickle.dumps(first))):  # noqa: S301 - our own bytes
+        np.testing.assert_array_equal(second.encode(PICTURES), tokens)
+        assert second.module is not first.module
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_every_bit_of_a_seed_counts(model, twin):
+    vae = model(twin, "vae")
+    first, second = (vae.generate(4, seed=seed) for seed in (1, 2**32 + 1))
+    assert (first != second).any()
 
 
 def test_interpolation_has_both_ends_and_changes_on_the_way(model):

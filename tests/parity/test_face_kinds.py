@@ -57,6 +57,10 @@ def test_texts_condition_what_is_drawn(reader):
         ({"texts": {"text": np.zeros((2, 3, 9))}}, r"'text' must be \(N, T, 8\); got float64 \(2, 3, 9\)"),
         ({"texts": {"txt": np.zeros((2, 3, 8))}}, r"'txt' is unknown \(did you mean 'text'\?\)"),
         ({"texts": {"text": np.full((2, 3, 8), np.nan)}}, "not finite"),
+        (
+            {"texts": {"null.text": np.zeros((2, 3, 8))}},
+            r"'null\.text' goes with 'text', which must be there",
+        ),
         ({"n": 3, "texts": TEXTS}, "texts hold 2 rows for 3 pictures"),
     ],
 )
@@ -75,7 +79,7 @@ def test_a_model_of_text_has_texts_for_pictures(writer):
     assert np.isfinite(writer.loss(writer.batch(tokens=tokens))[0].item())
 
 
-@pytest.mark.parametrize("texts", [["hello there you"], [3], []])
+@pytest.mark.parametrize("texts", [["hello there you"], [3], [], 3, None])
 def test_other_texts_of_a_model_of_text_are_refused(writer, texts):
     with pytest.raises(UserError, match=r"text 0 has 15 characters|texts must be str"):
         writer.encode(texts)

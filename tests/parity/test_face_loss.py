@@ -4,6 +4,7 @@ from functools import partial
 from importlib import import_module
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -27,6 +28,9 @@ CASES = {
     "sundae": (tiny_sundae.TINY, {"tokens": TOKENS, "label": LABELS}, {}),
     "classifier": (tiny_classifier.DIGITS.read_text(), {"image": PICTURES, "label": LABELS}, {}),
 }
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
 def dio(twin):
@@ -125,6 +129,58 @@ def test_pictures_are_tokens_to_a_model_with_a_tokenizer(tmp_path):
     assert found["torch"] == pytest.approx(found["jax"], rel=1e-4)
 
 
+def test_pictures_are_the_tokens_of_a_tokenizer_that_has_just_been_trained(tmp_path):
+    text = sections.merged(tiny_vqgan.AVERAGED, "[model]\nema_decay = 0.1")
+    vq = dio("torch").new(sections.write("ema.cfg", text, tmp_path))
+    model = dio("torch").new("maskgit", tokenizer=vq, **SMALL)
+    before, noise = vq.encode(PICTURES), model.draw_noise("train_step", len(PICTURES))
+    vq.loss({"image": PICTURES})
+    of_pictures = loss_of(model, model.batch(PICTURES), noise=noise)[0]
+    after = vq.encode(PICTURES)
+    assert (before != after).any()
+    assert of_pictures == pytest.approx(loss_of(model, model.batch(tokens=after), noise=noise)[0], rel=1e-6)
+
+
+def test_a_batch_within_jit_is_as_a_checked_one_or_refused(cfgs):
+    vae, gen = dio("jax").new(cfgs["vae"]), dio("jax").new(cfgs["maskgit"])
+    for model, batch, says in (
+        (
+            vae,
+            {"image": PICTURES / 255},
+            r"'image' must be uint8 \(4, 8, 8, 1\), .*; got float32 \(4, 8, 8, 1\)",
+        ),
+        (
+            vae,
+            {"image": PICTURES[..., 0]},
+            r"'image' must be uint8 \(4, 8, 8, 1\), .*; got uint8 \(4, 8, 8\)",
+        ),
+        (vae, {"image": PICTURES[:, :5]}, r"pictures must be .* got uint8 \(4, 5, 8, 1\)"),
+        (gen, {"tokens": TOKENS.reshape(4, 4, 4), "label": LABELS}, r"'tokens' must be int32 \(4, 16\)"),
+        (gen, {"tokens": TOKENS / 2, "label": LABELS}, r"tokens must be whole numbers .*; got float32"),
+    ):
+        with pytest.raises(UserError, match=says):
+            jax.jit(model.loss)(model.state, batch, jax.random.key(0))
+
+
+def test_a_state_stays_as_it_was_read(cfgs):
+    model = dio("jax").new(cfgs["classifier"])
+    before = model.state
+    model.state = jax.tree.map(jnp.zeros_like, before)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(model.state))
+    assert any((leaf != 0).any() for leaf in jax.tree.leaves(before))
+
+
+def test_a_tokenizer_keeps_its_precision(tmp_path):
+    runs = faces.runs(tmp_path)
+    vq = dio("jax").load(runs["vqgan"], dtype="float64")
+    model = dio("jax").load(runs["maskgit"], tokenizer=vq)
+    noise = model.draw_noise("train_step", len(PICTURES))
+    batches = model.batch(PICTURES, classes=LABELS), model.batch(tokens=vq.encode(PICTURES), classes=LABELS)
+    key = jax.random.key(0)
+    losses = [float(model.loss(model.state, batch, key, noise=noise)[0]) for batch in batches]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
 def test_noise_follows_from_torchs_generator_or_from_the_key(cfgs):
     model, batch = dio("torch").new(cfgs["maskgit"]), {"tokens": TOKENS, "label": LABELS}
     losses = []
@@ -133,6 +189,15 @@ def test_noise_follows_from_torchs_generator_or_from_the_key(cfgs):
         losses.append(loss_of(model, batch)[0])
     assert losses[0] == losses[1] != losses[2]
     model = dio("jax").new(cfgs["maskgit"])
+    for state, key, says in (
+        (None, jax.random.key(0), "state must be .* shapes of model.state; got None with 0"),
+        (jax.tree.map(lambda x: x[None], model.state), jax.random.key(0), "got a State with"),
+        (model.state, 0, r"loss takes a key, such as jax.random.key\(0\), not 0"),
+    ):
+        with pytest.raises(UserError, match=says):
+            model.loss(state, batch, key)
+    with pytest.raises(UserError, match="got a dict with 1"):
+        model.state = {"layers": np.zeros(3)}
     losses = [float(model.loss(model.state, batch, jax.random.key(seed))[0]) for seed in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]
 
@@ -229,6 +294,7 @@ def test_a_saved_tokenizer_has_no_discriminator(cfgs, tmp_path):
         ({}, "the batch is empty: give"),
         ({"tokens": TOKENS}, "the batch has no classes: give"),
         ({"label": LABELS}, "the batch has no examples: give image or tokens"),
+        ({"tokens": TOKENS, "image": PICTURES}, "two kinds of examples: give image or tokens"),
         (TOKENS, "loss takes a mapping, not an array"),
     ],
 )
@@ -246,10 +312,18 @@ def test_a_wrong_call_is_one_line(cfgs):
         model.loss(None, {"image": PICTURES}, None)
     with pytest.raises(UserError, match="schedule 'betta' is unknown"):
         model.loss({"image": PICTURES}, schedules={"betta": 1.0})
-    for value in (float("nan"), -1, "x", None):
+    for value in (float("nan"), -1, 10**400, "x", None, torch.ones(2)):
         with pytest.raises(UserError, match="schedule 'beta' must be a finite number of at least 0, not"):
             model.loss({"image": PICTURES}, schedules={"beta": value})
     noise = model.draw_noise("train_step", len(PICTURES))
+    with pytest.raises(UserError, match="the batch has pictures and 'image', which are the same"):
+        model.batch(PICTURES, image=PICTURES)
+    with pytest.raises(UserError, match=r"buffers must be arrays by name, .*: none"):
+        model.buffers = {"cluster_size": np.ones(3)}
+    with pytest.raises(UserError, match="schedules must be numbers by name, not 3"):
+        model.loss({"image": PICTURES}, schedules=3)
+    with pytest.raises(UserError, match=r"noise must have the arrays .*; got an int"):
+        model.loss({"image": PICTURES}, noise=3)
     noise["posterior.0"][0] = np.inf
     with pytest.raises(UserError, match=r"noise 'posterior\.0' holds values that are not finite"):
         model.loss({"image": PICTURES}, noise=noise)

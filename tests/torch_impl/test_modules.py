@@ -2,6 +2,8 @@
 
 import copy
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from torch.utils._pytree import tree_map
 from dioscuri.hparams import load
 from dioscuri.places import examples
 from tests.support.networks import NETWORKS, inputs, tiny_transformer
-from torch_impl.devices import set_precision
+from torch_impl.devices import exact_float32, set_precision
 from torch_impl.families.methods import methods_of
 from torch_impl.pretrained import build_model, model_of, weights_of
 
@@ -191,3 +193,34 @@ def test_every_block_is_compiled_however_many_kinds_there_are(monkeypatch):
     with dynamo_config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
         family.compile(model)
         model.bottom_up(torch.zeros(1, 32, 32, 3))
+
+
+@pytest.fixture
+def tf32(monkeypatch):
+    """PyTorch's switches of a GPU, on."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = [switch.fp32_precision for switch in switches]
+    for switch in switches:
+        switch.fp32_precision = "tf32"
+    yield switches
+    for switch, precision in zip(switches, before, strict=True):
+        switch.fp32_precision = precision
+
+
+def test_threads_that_overlap_leave_the_precision_as_it_was(tf32):
+    first, second = threading.Event(), threading.Event()
+
+    def overlapping():
+        with exact_float32:
+            first.set()
+            assert second.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        with exact_float32:
+            other = pool.submit(overlapping)
+            assert first.wait(60)
+        assert {switch.fp32_precision for switch in tf32} == {"ieee"}
+        second.set()
+        other.result()
+    assert {switch.fp32_precision for switch in tf32} == {"tf32"}

@@ -9,7 +9,7 @@ import numpy as np
 
 from dioscuri.data.picture_set import array_set
 from dioscuri.engine import Array
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, quoted
 from dioscuri.evaluation.foreign import KNOWN, ForeignReport, ForeignScores, altered, choose_k, joined
 from dioscuri.face.model import BATCH_SIZE
 from dioscuri.families.latent_models.bounds import importance_bound, log_weight
@@ -124,7 +124,7 @@ class DetectingModel(CompressingModel):
     def _read_k(self, k: Any) -> int:
         most = len(_steps(self.plan)) - 1
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= most:
-            rule = f"k must be a number of the finest levels, from 1 to {most}, not {k!r}"
+            rule = f"k must be a number of the finest levels, from 1 to {most}, not {quoted(k)}"
             raise UserError(rule if most else "k: the model has a single latent group: leave it out")
         return int(k)
 
@@ -181,7 +181,7 @@ class DetectingModel(CompressingModel):
 
     def _noise(self, numbers: Array, seed: int, draw: int) -> dict[str, Array]:
         """Noise of the pictures with these numbers, each from a generator of its own."""
-        specs = self.noise_specs("evaluate", 1, masked=True)
+        specs = self._noise_specs("evaluate", 1, masked=True)
         widths = [int(np.prod(spec.shape)) for spec in specs]
         values = np.stack(
             [

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from dioscuri.engine import Array
-from dioscuri.errors import UserError, did_you_mean
+from dioscuri.errors import UserError, did_you_mean, quoted
 from dioscuri.families.latent_models.conditions import known_classes
 from dioscuri.families.latent_models.plan import LatentPlan
+from dioscuri.inputs import is_number, to_plain
 
 Latents = dict[str, Array]
 Decode = Callable[[Latents, list[Array]], Array]
@@ -177,13 +178,10 @@ def read_levels(plan: LatentPlan, given: Any, what: str) -> tuple[int, ...]:
     """Levels, counted from the coarsest, 0; a `UserError` names one that the model lacks."""
     levels = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
     for level in levels:
-        if (
-            isinstance(level, bool)
-            or not isinstance(level, int | np.integer)
-            or not 0 <= level < plan.n_levels
-        ):
+        if not is_whole(level) or not 0 <= level < plan.n_levels:
             raise UserError(
-                f"{what} must be whole numbers from 0, the coarsest, to {plan.n_levels - 1}, not {level!r}"
+                f"{what} must be whole numbers from 0, the coarsest, to {plan.n_levels - 1}, "
+                f"not {quoted(level)}"
             )
     return tuple(map(int, levels))
 
@@ -192,7 +190,7 @@ def read_variates(plan: LatentPlan, given: Any, what: str) -> list[Variate]:
     """Variates from (group, variate) or a group alone; a `UserError` names one that the model lacks."""
     rule = f"{what} must be pairs (group, variate), or numbers of groups"
     if isinstance(given, str) or not isinstance(given, Iterable):
-        raise UserError(f"{rule}, not {given!r}")
+        raise UserError(f"{rule}, not {quoted(given)}")
     variates = [_variate(plan, item, rule) for item in given]
     if not variates:
         raise UserError(f"{rule}; got none")
@@ -201,8 +199,8 @@ def read_variates(plan: LatentPlan, given: Any, what: str) -> list[Variate]:
 
 def _variate(plan: LatentPlan, item: Any, rule: str) -> Variate:
     numbers = tuple(item) if isinstance(item, list | tuple | np.ndarray) else (item,)
-    if not all(map(is_number, numbers)) or len(numbers) not in (1, 2):
-        raise UserError(f"{rule}, not {item!r}")
+    if not all(map(is_whole, numbers)) or len(numbers) not in (1, 2):
+        raise UserError(f"{rule}, not {quoted(item)}")
     group = int(numbers[0])
     if not 0 <= group < len(plan.groups):
         raise UserError(
@@ -219,18 +217,19 @@ def read_cuts(plan: LatentPlan, given: Any, what: str) -> tuple[int, ...]:
     n = len(plan.groups)
     cuts = tuple(given) if isinstance(given, list | tuple | range | np.ndarray) else (given,)
     for cut in cuts:
-        if not is_number(cut) or not 0 <= cut <= n:
-            raise UserError(f"{what} must be whole numbers of groups from 0 to {n}, not {cut!r}")
+        if not is_whole(cut) or not 0 <= cut <= n:
+            raise UserError(f"{what} must be whole numbers of groups from 0 to {n}, not {quoted(cut)}")
     if not cuts:
         raise UserError(f"{what} must be whole numbers of groups from 0 to {n}; got none")
     return tuple(map(int, cuts))
 
 
-def check_spread(given: Any) -> None:
-    """Raise a `UserError` if this is no number of standard deviations."""
-    low, high = SPREADS
-    if isinstance(given, bool) or not isinstance(given, int | float) or not low <= given <= high:
-        raise UserError(f"spread must be a number from {low:g} to {high}, not {given!r}")
+def read_spread(given: Any) -> float:
+    """A number of standard deviations."""
+    (low, high), spread = SPREADS, to_plain(given)
+    if not is_number(spread, low, high):
+        raise UserError(f"spread must be a number from {low:g} to {high}, not {quoted(given)}")
+    return float(spread)
 
 
 def check_rest(rest: str, levels: Collection[int] | None, temperature: Any = 1.0) -> None:
@@ -238,7 +237,7 @@ def check_rest(rest: str, levels: Collection[int] | None, temperature: Any = 1.0
     those that an interpolation moves, empty: all; None in a traversal."""
     if rest == PRIOR and levels is not None and not levels:
         raise UserError("rest 'prior' needs levels, those that move: without them all do, and none is drawn")
-    if rest == HELD and not (isinstance(temperature, int | float) and temperature == 1):
+    if rest == HELD and to_plain(temperature) != 1:
         raise UserError("temperature is that of latents from the prior: give rest='prior', or leave it out")
 
 
@@ -246,11 +245,11 @@ def read_choice(given: Any, choices: Collection[str], what: str) -> str:
     """One of the choices; a `UserError` otherwise."""
     if given not in choices:
         hint = did_you_mean(str(given), choices)
-        raise UserError(f"{what} must be {' or '.join(map(repr, choices))}, not {given!r}{hint}")
+        raise UserError(f"{what} must be {' or '.join(map(repr, choices))}, not {quoted(given)}{hint}")
     return str(given)
 
 
-def is_number(given: Any) -> bool:
+def is_whole(given: Any) -> bool:
     """Whether this is a whole number."""
     return isinstance(given, int | np.integer) and not isinstance(given, bool)
 

@@ -88,8 +88,8 @@ class ExplorableModel(LatentModel):
         `temperature`. `noise` is that of `encode`.
         """
         rows, single = read_one_or_more(pictures, self.picture_shape, self._dtype, "pictures")
-        exploration.check_spread(spread)
-        offsets = np.linspace(-spread, spread, read_count(n, "n", low=2, high=exploration.MOST_FRAMES))
+        far = exploration.read_spread(spread)
+        offsets = np.linspace(-far, far, read_count(n, "n", low=2, high=exploration.MOST_FRAMES))
         read_rest = exploration.read_choice(rest, RESTS, "rest")
         exploration.check_rest(read_rest, None, temperature)
         chosen = (
@@ -166,10 +166,10 @@ class ExplorableModel(LatentModel):
         arguments = self._reading({"output": "mean", **options}, call)
         n, output = len(pictures), {"output": arguments["output"]}
         arguments |= {"temperatures": read_temperatures(self.plan, temperature)}
-        given = None if noise is None else checked_noise(noise, self.noise_specs("encode", n, **output))
+        given = None if noise is None else checked_noise(noise, self._noise_specs("encode", n, **output))
 
         def only(method: str, **static: Any) -> dict[str, Array] | None:
-            specs = self.noise_specs(method, n, **static)
+            specs = self._noise_specs(method, n, **static)
             return None if given is None else {spec.name: given[spec.name] for spec in specs}
 
         def decode(latents: dict[str, Array], masks: list[Array]) -> Array:

@@ -38,6 +38,7 @@ class LatentModel(Model):
     """
 
     does: ClassVar[tuple[str, ...]] = ("encode", "decode", "generate", "reconstruct", "bound", "score")
+    _noise_options: ClassVar[tuple[str, ...]] = ("output", "masked", "with_prior")
 
     @property
     def plan(self) -> LatentPlan:

@@ -7,23 +7,22 @@ import numpy as np
 from PIL import Image
 
 from dioscuri.engine import Array
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, quoted
 from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
 from dioscuri.hparams.schema import LARGEST
-from dioscuri.inputs import check_names, read_pictures, to_array
+from dioscuri.inputs import check_names, is_number, read_pictures, to_array, to_plain
 
 
 def read_temperatures(plan: LatentPlan, given: Any) -> Array:
     """One temperature per latent group."""
-    values = given.tolist() if isinstance(given, np.ndarray) else given
-    numbers = values if isinstance(values, list | tuple) else [values]
-    setting = tuple(numbers) if isinstance(values, list | tuple) else values
+    values = to_plain(given)
+    numbers = values if isinstance(values, list) else [values]
+    setting = tuple(numbers) if isinstance(values, list) else values
     ends = numbers[1:] if numbers and numbers[0] == "linear" else numbers
-    plain = all(isinstance(value, int | float) and not isinstance(value, bool) for value in ends)
-    if not plain or not ends or not all(0 <= value <= LARGEST for value in ends):
+    if not ends or not all(is_number(value, 0, LARGEST) for value in ends):
         raise UserError(
             f"temperature must be a number from 0 to {LARGEST:g}, one per level or group, or "
-            f"('linear', first, last), not {given!r}"
+            f"('linear', first, last), not {quoted(given)}"
         )
     try:
         return np.asarray(level_temperatures(plan, setting), np.float32)
@@ -41,10 +40,10 @@ def read_latents(plan: LatentPlan, codes: Any) -> tuple[dict[str, Array], Sequen
     if not given:
         raise UserError(f"latents must hold at least one of {names[0]} ... {names[-1]}")
     arrays = {name: to_array(value, f"latents '{name}' must be an array") for name, value in given.items()}
-    n, rows, masks = len(next(iter(arrays.values()))), {}, []
+    n, rows, masks = len(np.atleast_1d(next(iter(arrays.values())))), {}, []
     for group, name in enumerate(names):
         shape = plan.latent_shape(group, n)
-        if name in arrays and arrays[name].shape != shape:
+        if name in arrays and (arrays[name].shape != shape or not n):
             form = f"(N, {', '.join(map(str, shape[1:]))}), all of one N"
             raise UserError(f"latents '{name}' must be {form}; got {arrays[name].shape}")
         if name in arrays and not np.isfinite(arrays[name]).all():

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from dioscuri.engine import Array
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, quoted
 from dioscuri.families.maskgit.plan import TransformerPlan
 from dioscuri.families.maskgit.remasking import schedule_times
 from dioscuri.families.token_models.masking_options import Sampling
-from dioscuri.inputs import to_array
+from dioscuri.inputs import is_number, to_array, to_plain
 from dioscuri.schedules import mask_ratio
 
 UNKNOWN = -1
@@ -19,12 +19,12 @@ UNKNOWN = -1
 
 def first_step(options: Sampling, strength: Any, given: Mapping[str, Any], call: str) -> int | None:
     """The first of the last `strength` of the steps, None if that is less than one step."""
-    is_number = isinstance(strength, int | float | np.number) and not isinstance(strength, bool)
-    if not is_number or not 0 <= strength <= 1:
-        raise UserError(f"strength must be a number from 0 to 1, not {strength!r}")
+    share = to_plain(strength)
+    if not is_number(share, 0, 1):
+        raise UserError(f"strength must be a number from 0 to 1, not {quoted(strength)}")
     if "start_step" in given:
         raise UserError(f"{call}: start_step follows from strength: leave it out")
-    n_steps = int(options.steps * strength)
+    n_steps = int(options.steps * share)
     return options.steps - n_steps if n_steps else None
 
 

@@ -172,14 +172,14 @@ class MaskGITModel(ModelOfTexts):
         )
         return self._drawn(made, decode, batch_size, text)
 
-    def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
+    def _noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
         """Noise of all sampling steps, (N, steps, ...), and for `edit` uniform `start` (N, L), which says
         where tokens are masked first."""
         if method != "edit":
-            return super().noise_specs(method, rows, **options)
+            return super()._noise_specs(method, rows, **options)
         options.pop("strength", None)
         start = NoiseSpec("start", "uniform", (rows, self.plan.picture_tokens))
-        return (*super().noise_specs("inpaint", rows, **options), start)
+        return (*super()._noise_specs("inpaint", rows, **options), start)
 
     def _read_adapter(self, where: Path) -> Adapter:
         if self.plan.options.architecture != "uvit":

@@ -9,7 +9,7 @@ import numpy as np
 
 from dioscuri.data.text_encoder import TextSource
 from dioscuri.engine import Array
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, quoted
 from dioscuri.face.text_reader import TextReader
 from dioscuri.families.token_models.texts import skipped_layers
 from dioscuri.inputs import to_array
@@ -36,14 +36,14 @@ class Reading:
     def __post_init__(self) -> None:
         skip = self.clip_skip
         if skip is not None and (isinstance(skip, bool) or not isinstance(skip, int) or skip < 0):
-            raise UserError(f"clip_skip must be a whole number of at least 0, not {skip!r}")
+            raise UserError(f"clip_skip must be a whole number of at least 0, not {quoted(skip)}")
         for name, low, shape in (("size", 1, (2,)), ("crop", 0, (2,)), ("aesthetic_score", 0, ())):
             value = getattr(self, name)
             if value is not None or name != "size":
                 rule = f"{name} must be {'two numbers' if shape else 'a number'} of at least {low}"
                 array = to_array(value, rule).astype(np.float64)
                 if array.shape != shape or not np.isfinite(array).all() or (array < low).any():
-                    raise UserError(f"{rule}, not {value!r}")
+                    raise UserError(f"{rule}, not {quoted(value)}")
 
     def micro(self, picture: tuple[int, int]) -> Array:
         """The micro-conditions float32 (5,) for pictures of (width, height)."""

@@ -168,7 +168,8 @@ class ModelOfTexts(TokenModel):
             if not np.isfinite(array).all():
                 raise UserError(f"texts: '{full}' holds values that are not finite")
             rows[full] = array.astype(bool if name == "text_mask" else np.float32)
-        for name in rows:
-            if name.startswith(NULL) and rows[name].shape[1:] != rows[name.removeprefix(NULL)].shape[1:]:
-                raise UserError(f"texts: '{name}' must have the shape of '{name.removeprefix(NULL)}'")
+        for name in (name for name in rows if name.startswith(NULL)):
+            positive = name.removeprefix(NULL)
+            if positive not in rows or rows[name].shape[1:] != rows[positive].shape[1:]:
+                raise UserError(f"texts: '{name}' goes with '{positive}', which must be there in that shape")
         return rows

@@ -1,5 +1,6 @@
 """SUNDAE (Savinov et al. 2022) in the Python interface: tokens of pictures, grey levels, or text."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -47,7 +48,8 @@ class SundaeModel(TokenModel):
         """Tokens int32 (N, h, w) of pictures, or (N, L) of texts of at most L characters."""
         if self.grid:
             return super().encode(pictures, seed=seed, noise=noise, batch_size=batch_size)
-        texts = [pictures] if isinstance(pictures, str) else list(pictures)
+        texts = [pictures] if isinstance(pictures, str) else pictures
+        texts = list(texts) if isinstance(texts, Iterable) else []
         if not texts or not all(isinstance(text, str) for text in texts):
             raise UserError("texts must be str or a list of them")
         coded = [characters.encode(text.encode("ascii", "replace")) for text in texts]

@@ -179,10 +179,10 @@ class TokenModel(Model):
         made = self._run("inpaint", rows, noise=noise, seed=seed, batch_size=batch_size, **given)
         return self._drawn(made, decode, batch_size, text)
 
-    def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
+    def _noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
         """Noise of all sampling steps, (N, steps, ...); `options` are those of the call."""
         if method not in ("generate", "inpaint"):
-            return super().noise_specs(method, rows, **options)
+            return super()._noise_specs(method, rows, **options)
         sampling = options.pop("sampling", None) or self._sampling(options, method)
         return self._recorded(sampling, rows)
 
