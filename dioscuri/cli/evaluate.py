@@ -143,6 +143,11 @@ def _features(
     """Features of both sets, and the extractor's name and description."""
     first, second = (open_examples(path, chosen.resize) for path in (chosen.samples, chosen.reference))
     pictures = [examples for examples in (first, second) if isinstance(examples, Pictures)]
+    clips = next((examples for examples in pictures if examples.clips), None)
+    if clips is not None and (chosen.resize or chosen.extractor not in (None, PIXELS)):
+        raise UserError(
+            f"{clips.path}: clips can only be compared by their pixels: leave --extractor and --resize out"
+        )
     if pictures and any(isinstance(examples, np.ndarray) for examples in (first, second)):
         raise UserError(
             f"{chosen.samples} and {chosen.reference}: one holds features, the other pictures; give two of "

@@ -76,12 +76,7 @@ class Extractor:
     extract: Callable[[Any], Features]
 
     def of(self, pictures: Pictures) -> Features:
-        """Features of all pictures; a `UserError` if these are clips, unless they are compared by pixels."""
-        if pictures.clips and (self.name != PIXELS or pictures.side):
-            raise UserError(
-                f"{pictures.path}: clips can only be compared by their pixels: leave --extractor and "
-                "--resize out"
-            )
+        """Features of all pictures."""
         shape = self.shape
         batches = pictures.lists(3) if shape is None else pictures.batches(shape, resize=self.resizes)
         results = [self.extract(batch) for batch in batches]

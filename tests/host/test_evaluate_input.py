@@ -111,6 +111,7 @@ def files(tmp_path_factory):
         ("large.npy large.npy", "pictures of 4900 values are too large to compare by pixels"),
         ("long.npy long.npy", "clips of 9800 values are too large to compare by pixels (at most 4096)"),
         ("clips.npy clips.npy --resize 8", "clips can only be compared by their pixels"),
+        ("pictures.npy clips.npy --extractor inception", "clips.npy: clips can only be compared by their"),
         ("clips.npy pictures.npy", "pictures.npy, picture 0: is 4x4, not 4x8 as the first picture"),
         ("animated animated", "0009.gif: is an animation, not a picture; compare clips as .npy files"),
         ("mixed mixed", "other.png: is 4x5, not 4x4 as the first picture"),
