@@ -41,7 +41,7 @@ Array = np.ndarray
 ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = {
     "hierarchical_vae": "[hierarchical VAE](../../docs/hierarchical_vae.md)",
-    "metroplex": "[Metroplex](../../docs/metroplex.md), a hierarchical VAE on patches",
+    "metroplex": "[Metroplex](../../docs/metroplex.md), a hierarchical VAE on patches,",
     "vqgan": "[tokenizer](../../docs/tokenizers.md) (VQGAN)",
     "maskgit": "[MaskGIT](../../docs/masked_tokens.md)",
     "sundae": "[SUNDAE](../../docs/sundae.md)",
