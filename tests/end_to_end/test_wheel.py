@@ -79,7 +79,7 @@ def user(installed, tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=900,
         )
         return SimpleNamespace(code=done.returncode, out=done.stdout, errors=done.stderr)
 

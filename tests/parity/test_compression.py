@@ -239,7 +239,9 @@ def test_pictures_that_would_change_are_refused(model, kind, pictures, says):
 
 @pytest.mark.parametrize("data", ["digits.dio", None, 5])
 def test_only_bytes_are_decompressed(model, data):
-    with pytest.raises(UserError, match=r"data must be the bytes that compress returned, not a \w+$"):
+    with pytest.raises(
+        UserError, match=r"data must be the bytes that compress returned, not (a text|an int|None)$"
+    ):
         model("torch", "vae").decompress(data)
 
 

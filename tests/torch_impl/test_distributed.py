@@ -50,7 +50,7 @@ def start_processes(folder, program, *words, count=2):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), "--standalone"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     words = [*command, str(script), str(folder), *words]
-    subprocess.run(words, check=True, env=environment, timeout=300, cwd=ROOT)
+    subprocess.run(words, check=True, env=environment, timeout=900, cwd=ROOT)
 
 
 def test_two_processes_average_bfloat16_gradients_without_losing_digits(tmp_path):
