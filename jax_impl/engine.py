@@ -60,7 +60,6 @@ class Engine:
         self.settings = Settings.make(hparams.optimizer, self.family.weight_decay, self.layout.n_decayed)
         self.trainer = Trainer(model, self.layout, tree, self.settings, self.devices, hparams.train)
         self.runner = Runner(self.family, self.devices, self.dtype, self.trainer.model)
-        self.compiled: dict[Hashable, Any] = {}
         self.metric_names = metric_names(self.family.metric_sizes)
         self.frozen = self._frozen()
         self.initial_buffers = self.family.initial_buffers(hparams.run.seed)
@@ -83,8 +82,9 @@ class Engine:
         drawn = self.runner.noise("train_step", rows, key) if noise is None else self.runner.placed(noise)
         numbers, switches = step_numbers(scalars, self.family.switches, self.hparams.train.ema_decay)
         values = {name: np.asarray(value, self.dtype) for name, value in numbers.items()}
-        whole_step = self._jit(partial(self._whole_step, switches), ("step", *switches.items()), donate=0)
-        self.state = whole_step(self.state, self.frozen, pictures, drawn, values)
+        whole_step = partial(self._whole_step, switches)
+        compiled = self.runner.jit(whole_step, ("step", *switches.items()), donate_argnums=0)
+        self.state = compiled(self.state, self.frozen, pictures, drawn, values)
 
     def program(self, batch: Batch, scalars: Mapping[str, float]) -> Hashable:
         """What selects the program of a training step; the first step with a new value compiles one."""
@@ -229,16 +229,6 @@ class Engine:
     def _replicate(self, tree: Any) -> Any:
         """Copy a tree to every device; its memory is new, since the step donates it."""
         return jax.device_put(tree, self.devices.replicated, may_alias=False)
-
-    def _jit(self, function: Any, key: Hashable = None, **options: Any) -> Any:
-        """The compiled function, cached."""
-        key = (function.__name__, key) if key is None else key
-        if key not in self.compiled:
-            donated = {"donate_argnums": options.pop("donate")} if "donate" in options else {}
-            self.compiled[key] = jax.jit(
-                function, compiler_options=self.devices.compiler_options, **donated, **options
-            )
-        return self.compiled[key]
 
     def _whole_step(
         self,

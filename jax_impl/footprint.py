@@ -78,7 +78,7 @@ class _PlannedEngine(Engine):
     def _trace(self, rows: RowShapes, batch: int, step: int, scalars: Mapping[str, float]) -> Any:
         specs = self.family.noise_specs("train_step", batch)
         numbers, switches = step_numbers(scalars, self.family.switches, self.hparams.train.ema_decay)
-        return self._jit(partial(self._whole_step, switches), ("step", step), donate=0).trace(
+        return self.runner.jit(partial(self._whole_step, switches), ("step", step), donate_argnums=0).trace(
             self.state,
             self.frozen,
             {name: self._shape((batch, *shape), np.dtype(dtype)) for name, (shape, dtype) in rows.items()},

@@ -81,7 +81,7 @@ def test_two_devices_equal_one(single, request):
     assert (alone.device_count, both.device_count) == (1, 2)
     np.testing.assert_allclose(train(both, (0, 1, 30)), losses, rtol=1e-5)
     programs = {both.program({"image": pictures(step)}, scalars(step)) for step in (0, 1, 30)}
-    steps = [jitted for key, jitted in both.compiled.items() if key[0] == "step"]
+    steps = [jitted for key, jitted in both.runner.compiled.items() if key[0] == "step"]
     assert sum(jitted._cache_size() for jitted in steps) == len(programs) == 2
     assert_states_close(alone.state_to_numpy(), both.state_to_numpy(), 1e-4)
     actual = both.run("evaluate", {"image": pictures(0)}, ema=True, step=0, noise=posterior_noise(0))
