@@ -296,9 +296,9 @@ class Network:
         if "image" not in rows:
             return dict(rows)
         others = {name: value for name, value in rows.items() if name != "image"}
-        encode = mode(self.methods, "encode")
+        encode, model = mode(self.methods, "encode"), self._merge(self._parameters)
         with self.arithmetic():
-            tokens = encode(self.module, {"image": rows["image"]}, {}, self.frozen)["tokens"]
+            tokens = encode(model, {"image": rows["image"]}, {}, self.frozen)["tokens"]
         return others | {"tokens": jax.lax.stop_gradient(tokens.reshape(len(tokens), -1))}
 
     def weights(self) -> dict[str, Array]:

@@ -1,6 +1,7 @@
 """Runs a family's methods on a network, for the engine and for the models of the Python interface."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -166,7 +167,7 @@ class Network:
         self._overwrite()
         self._mask_adapters({})
         frozen = self.frozen if self.methods.uses_frozen(method) else {}
-        with exact_float32:
+        with exact_float32, in_evaluation(self.module):
             return self.runner.run(
                 method, self.module, batch, frozen, key=(seed, step), noise=noise, **arguments
             )
@@ -228,7 +229,8 @@ class Network:
         self._overwrite()
         others = {name: value for name, value in rows.items() if name != "image"}
         encode = mode(self.methods, "encode")
-        tokens = encode(self.module, {"image": rows["image"]}, {}, self.frozen)["tokens"]
+        with in_evaluation(self.module):
+            tokens = encode(self.module, {"image": rows["image"]}, {}, self.frozen)["tokens"]
         return others | {"tokens": tokens.flatten(1)}
 
     @torch.no_grad()
@@ -256,6 +258,19 @@ class Network:
             if self._frozen is not None:
                 self._frozen = {name: tensor.to(self.device) for name, tensor in self._frozen.items()}
             self.buffers = {name: tensor.to(self.device) for name, tensor in self.buffers.items()}
+
+
+@contextmanager
+def in_evaluation(module: nn.Module) -> Iterator[None]:
+    """Within the block, the module is in evaluation mode, as after `module.eval()`; then as it was."""
+    training = [part for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def open_device(device: Any, precision: str) -> torch.device:

@@ -254,6 +254,18 @@ def test_a_copy_is_a_model_of_its_own(model, twin):
 
 
 @pytest.mark.parametrize("twin", TWINS)
+def test_a_network_in_training_mode_samples_without_dropout(twin):
+    model = dio(twin).new(
+        "maskgit", **faces.SMALL, hidden_dropout=0.5, attention_dropout=0.5, codebook_size=16, grid=4
+    )
+    expected = model.generate(4, steps=2, decode=False)
+    model.module.train()
+    np.testing.assert_array_equal(model.generate(4, steps=2, decode=False), expected)
+    if twin == "torch":
+        assert all(part.training for part in model.module.modules())
+
+
+@pytest.mark.parametrize("twin", TWINS)
 def test_every_bit_of_a_seed_counts(model, twin):
     vae = model(twin, "vae")
     first, second = (vae.generate(4, seed=seed) for seed in (1, 2**32 + 1))

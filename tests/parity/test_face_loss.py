@@ -30,9 +30,6 @@ CASES = {
 }
 
 
-SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-
-
 def dio(twin):
     return import_module(f"dioscuri.{twin}")
 
@@ -132,7 +129,7 @@ def test_pictures_are_tokens_to_a_model_with_a_tokenizer(tmp_path):
 def test_pictures_are_the_tokens_of_a_tokenizer_that_has_just_been_trained(tmp_path):
     text = sections.merged(tiny_vqgan.AVERAGED, "[model]\nema_decay = 0.1")
     vq = dio("torch").new(sections.write("ema.cfg", text, tmp_path))
-    model = dio("torch").new("maskgit", tokenizer=vq, **SMALL)
+    model = dio("torch").new("maskgit", tokenizer=vq, **faces.SMALL)
     before, noise = vq.encode(PICTURES), model.draw_noise("train_step", len(PICTURES))
     vq.loss({"image": PICTURES})
     of_pictures = loss_of(model, model.batch(PICTURES), noise=noise)[0]

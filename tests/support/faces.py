@@ -14,6 +14,8 @@ PICTURES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
 LEFT = np.arange(8)[None, :] < np.full((8, 1), 4)
 """A mask of pixels: True in the left half."""
 
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+"""Options of the smallest masked token model."""
 METROPLEX = "egs/metroplex/digits.cfg"
 
 
@@ -60,6 +62,7 @@ def runs(root):
 __all__ = [
     "LEFT",
     "PICTURES",
+    "SMALL",
     "STEP",
     "runs",
     "tiny",
