@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import current_thread, main_thread
 from types import FrameType
 
 from dioscuri.engine import Engine
@@ -51,8 +52,9 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Treat SIGTERM and SIGINT as requests to stop within the block."""
-        signals = (signal.SIGTERM, signal.SIGINT)
+        """Treat SIGTERM and SIGINT as requests to stop within the block. Only the main thread gets signals:
+        another one runs to its end."""
+        signals = (signal.SIGTERM, signal.SIGINT) if current_thread() is main_thread() else ()
         before = {number: signal.getsignal(number) for number in signals}
 
         def request(_number: int, _frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -110,3 +111,17 @@ def test_processes_end_at_the_step_that_the_first_one_chooses(tmp_path, reason):
     first.announce(6)
     assert [stop.after(5, fetched=False) for stop in (first, second)] == ["", ""]
     assert [stop.after(6, fetched=True) for stop in (first, second)] == [reason, reason]
+
+
+def test_a_run_in_another_thread_leaves_signals_alone(tmp_path):
+    stop = Stop(SimpleNamespace(process_count=1, process_index=0), tmp_path, lambda: False)
+
+    def handler():
+        with stop.listening():
+            return signal.getsignal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    assert handler() is not before
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(handler).result() is before
+    assert signal.getsignal(signal.SIGINT) is before
