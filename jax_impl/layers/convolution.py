@@ -4,18 +4,25 @@
 """
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
-from jax import Array
+from jax import Array, lax
 
 from jax_impl.layers.dense import Linear, broadcast, to_weights
 from jax_impl.layers.initial import NO_KEYS, ZEROS
 
 LEAK = 0.1
 """Slope of the leaky ReLU after pooling and unpooling convolutions."""
+
+_NHWC = ("NHWC", "HWIO", "NHWC")
+
+_Padding = Sequence[tuple[int, int]]
 
 
 class Conv(nnx.Conv):
@@ -42,6 +49,7 @@ class Conv(nnx.Conv):
             use_bias=use_bias,
             kernel_init=ZEROS,
             promote_dtype=to_weights,
+            conv_general_dilated=_convolve,
             rngs=NO_KEYS,
         )
 
@@ -91,3 +99,46 @@ def _leaky_relu(x: Array) -> Array:
     """With slope LEAK also at 0, as in PyTorch: `trainable_h`, and so the first
     unpooling's input, is initially zero."""
     return jnp.where(x > 0, x, LEAK * x)
+
+
+def _convolve(
+    x: Array, kernel: Array, strides: Sequence[int], padding: str | _Padding, **options: Any
+) -> Array:
+    """`lax.conv_general_dilated`; on a CPU, plain convolutions of pictures have gradients of their own."""
+    plain = kernel.ndim == 4 and set(strides) == {1} and options["feature_group_count"] == 1
+    if not plain or jax.default_backend() != "cpu":
+        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    return _on_cpu(x, kernel, tuple(padding))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _on_cpu(x: Array, kernel: Array, padding: _Padding) -> Array:
+    """Convolution of stride 1: (B, H, W, I) and (h, w, I, O) -> (B, H', W', O).
+
+    Its gradients are written by hand, as convolutions of the layout NHWC: XLA's are 30 times as slow inside a
+    loop, such as that over micro-batches.
+    """
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_NHWC)
+
+
+def _forward(x: Array, kernel: Array, padding: _Padding) -> tuple[Array, tuple[Array, Array]]:
+    return _on_cpu(x, kernel, padding), (x, kernel)
+
+
+def _backward(padding: _Padding, arrays: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    x, kernel = arrays
+    size = kernel.shape[:2]
+    around = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip(size, padding, strict=True))
+    x_grad = _on_cpu(grad, rearrange(kernel[::-1, ::-1], "h w i o -> h w o i"), around)
+    return x_grad, _kernel_gradient(x, grad, padding)
+
+
+def _kernel_gradient(x: Array, grad: Array, padding: _Padding) -> Array:
+    """The gradient (h, w, I, O) as a convolution of pictures whose batch is I and whose channels are B."""
+    y = _on_cpu(rearrange(x, "b h w i -> i h w b"), rearrange(grad, "b h w o -> h w b o"), padding)
+    return rearrange(y, "i h w o -> h w i o")
+
+
+_on_cpu.defvjp(_forward, _backward)

@@ -1,0 +1,52 @@
+"""A convolution's gradients on a CPU, which are written by hand, are those of XLA's convolution."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from jax_impl.layers.convolution import Conv
+
+CASES = {
+    "same": ((4, 6, 5, 3), (3, 3, 3, 2), "SAME"),
+    "an even side": ((3, 6, 6, 2), (2, 4, 2, 3), "SAME"),
+    "explicit": ((4, 7, 6, 2), (3, 2, 2, 4), ((2, 0), (1, 1))),
+}
+
+
+def arrays(*shapes):
+    generator = np.random.default_rng(0)
+    return [generator.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+def xla(x, kernel, padding):
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def ours(x, kernel, padding):
+    """Our layer with this kernel."""
+    layer = Conv(*kernel.shape[2:], kernel.shape[:2], padding=padding, use_bias=False)
+    layer.kernel = nnx.Param(kernel)
+    return layer(x)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_those_of_xla(case):
+    """With respect to input and kernel, and differentiated once more."""
+    shape, kernel_shape, padding = CASES[case]
+    x, kernel = arrays(shape, kernel_shape)
+    (weights,) = arrays(xla(x, kernel, padding).shape)
+
+    def gradients(convolve):
+        def loss(x, kernel):
+            return (weights * convolve(x, kernel, padding) ** 2).sum()
+
+        def penalty(x, kernel):
+            return sum((gradient**2).sum() for gradient in jax.grad(loss, (0, 1))(x, kernel))
+
+        return jax.jit(lambda *of: (jax.grad(loss, (0, 1))(*of), jax.grad(penalty, (0, 1))(*of)))(x, kernel)
+
+    expected, computed = gradients(xla), gradients(ours)
+    for one, other in zip(jax.tree.leaves(computed), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
