@@ -78,8 +78,8 @@ def open_run(path: Path, family: str, where: str) -> Any:
     of the family or has no checkpoint."""
     if not path.is_dir():
         raise UserError(
-            f"{where} does not exist: train that run first, or give another of family '{family}', as a run's "
-            "folder logs-<name> or a saved folder"
+            f"{where} does not exist: train that run first, or give another of family '{family}': a run's "
+            "folder logs-<name>, a saved folder, or the name of a model that ships"
         )
     copies = sorted(path.glob("hparams-*.cfg"))
     if len(copies) != 1:
