@@ -11,6 +11,7 @@ from jax import Array
 from dioscuri.hparams.sections import Train
 from dioscuri.plans.layout import Layout, spans
 from jax_impl.devices import COMPUTE_DTYPES, Devices
+from jax_impl.layers.convolution import inside_loop
 from jax_impl.layers.lora import trained_kind
 from jax_impl.optim.flat import Tree, assemble, canonical, join, pieces, write
 from jax_impl.optim.step import OptimizerState, Settings, masked_step, optimizer_step
@@ -104,7 +105,8 @@ class Trainer:
 
         def add(total: Any, micro_batch: Any) -> tuple[Any, None]:
             micro_batch = jax.lax.with_sharding_constraint(micro_batch, self.devices.sharded)
-            return jax.tree.map(jnp.add, total, function(*micro_batch)), None
+            with inside_loop():
+                return jax.tree.map(jnp.add, total, function(*micro_batch)), None
 
         total, _ = jax.lax.scan(add, start, micro_batches)
         return jax.tree.map(lambda array: array / n, total)

@@ -3,7 +3,9 @@
 `convolution` also makes those of sounds (B, L, C) and of clips (B, T, H, W, C).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from math import prod
 from typing import Any
@@ -21,6 +23,8 @@ LEAK = 0.1
 """Slope of the leaky ReLU after pooling and unpooling convolutions."""
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
+_LOOP = ContextVar("loop", default=False)
+"""Whether the body of a loop is being traced."""
 
 _Padding = Sequence[tuple[int, int]]
 
@@ -101,44 +105,52 @@ def _leaky_relu(x: Array) -> Array:
     return jnp.where(x > 0, x, LEAK * x)
 
 
+@contextmanager
+def inside_loop() -> Iterator[None]:
+    """Trace the body of a loop that contains gradients: on a CPU, those of plain convolutions of pictures are
+    written by hand there, since XLA's are 30 times as slow. They have no forward-mode derivative."""
+    token = _LOOP.set(jax.default_backend() == "cpu")
+    try:
+        yield
+    finally:
+        _LOOP.reset(token)
+
+
 def _convolve(
     x: Array, kernel: Array, strides: Sequence[int], padding: str | _Padding, **options: Any
 ) -> Array:
-    """`lax.conv_general_dilated`; on a CPU, plain convolutions of pictures have gradients of their own."""
+    """`lax.conv_general_dilated`, or its like for loops."""
     plain = kernel.ndim == 4 and set(strides) == {1} and options["feature_group_count"] == 1
-    if not plain or jax.default_backend() != "cpu":
+    if not plain or not _LOOP.get():
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-    return _on_cpu(x, kernel, tuple(padding))
+    return _in_loop(x, kernel, tuple(padding))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _on_cpu(x: Array, kernel: Array, padding: _Padding) -> Array:
-    """Convolution of stride 1: (B, H, W, I) and (h, w, I, O) -> (B, H', W', O).
-
-    Its gradients are written by hand, as convolutions of the layout NHWC: XLA's are 30 times as slow inside a
-    loop, such as that over micro-batches.
-    """
+def _in_loop(x: Array, kernel: Array, padding: _Padding) -> Array:
+    """Convolution of stride 1, whose gradients are convolutions of the layout NHWC: (B, H, W, I) and
+    (h, w, I, O) -> (B, H', W', O)."""
     return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_NHWC)
 
 
 def _forward(x: Array, kernel: Array, padding: _Padding) -> tuple[Array, tuple[Array, Array]]:
-    return _on_cpu(x, kernel, padding), (x, kernel)
+    return _in_loop(x, kernel, padding), (x, kernel)
 
 
 def _backward(padding: _Padding, arrays: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     x, kernel = arrays
     size = kernel.shape[:2]
     around = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip(size, padding, strict=True))
-    x_grad = _on_cpu(grad, rearrange(kernel[::-1, ::-1], "h w i o -> h w o i"), around)
+    x_grad = _in_loop(grad, rearrange(kernel[::-1, ::-1], "h w i o -> h w o i"), around)
     return x_grad, _kernel_gradient(x, grad, padding)
 
 
 def _kernel_gradient(x: Array, grad: Array, padding: _Padding) -> Array:
     """The gradient (h, w, I, O) as a convolution of pictures whose batch is I and whose channels are B."""
-    y = _on_cpu(rearrange(x, "b h w i -> i h w b"), rearrange(grad, "b h w o -> h w b o"), padding)
+    y = _in_loop(rearrange(x, "b h w i -> i h w b"), rearrange(grad, "b h w o -> h w b o"), padding)
     return rearrange(y, "i h w o -> h w i o")
 
 
-_on_cpu.defvjp(_forward, _backward)
+_in_loop.defvjp(_forward, _backward)

@@ -1,4 +1,4 @@
-"""A convolution's gradients on a CPU, which are written by hand, are those of XLA's convolution."""
+"""A convolution's gradients in a loop on a CPU, which are written by hand, are those of XLA's convolution."""
 
 import jax
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from jax_impl.layers.convolution import Conv
+from jax_impl.layers.convolution import Conv, inside_loop
 
 CASES = {
     "same": ((4, 6, 5, 3), (3, 3, 3, 2), "SAME"),
@@ -31,6 +31,11 @@ def ours(x, kernel, padding):
     return layer(x)
 
 
+def ours_in_a_loop(x, kernel, padding):
+    with inside_loop():
+        return ours(x, kernel, padding)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_are_those_of_xla(case):
     """With respect to input and kernel, and differentiated once more."""
@@ -47,6 +52,17 @@ def test_gradients_are_those_of_xla(case):
 
         return jax.jit(lambda *of: (jax.grad(loss, (0, 1))(*of), jax.grad(penalty, (0, 1))(*of)))(x, kernel)
 
-    expected, computed = gradients(xla), gradients(ours)
+    expected, computed = gradients(xla), gradients(ours_in_a_loop)
     for one, other in zip(jax.tree.leaves(computed), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
+
+
+def test_outside_loops_a_layer_has_forward_mode_derivatives():
+    """As for a Hessian's product with a vector."""
+    x, kernel, tangent = arrays((2, 5, 4, 3), (3, 3, 3, 2), (3, 3, 3, 2))
+
+    def gradient(convolve):
+        return jax.grad(lambda kernel: (convolve(x, kernel, "SAME") ** 4).sum())
+
+    computed, expected = (jax.jvp(gradient(convolve), (kernel,), (tangent,))[1] for convolve in (ours, xla))
+    np.testing.assert_allclose(computed, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
