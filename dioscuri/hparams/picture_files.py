@@ -6,6 +6,8 @@ from dioscuri.hparams.schema import option
 
 FOLDERS = ("celebA", "celebAHQ", "ffhq", "custom")
 """Sources that are folders of image files."""
+EMBEDDED = ("digits", "photos", "film")
+"""Sources that come with a package and read no files of the user's."""
 FILES = (*FOLDERS, "glob", "webdataset")
 """Sources of image files, in folders or in tar files."""
 

@@ -5,6 +5,7 @@ from dataclasses import Field, dataclass, fields
 from typing import Any
 
 from dioscuri.errors import UserError
+from dioscuri.hparams.picture_files import EMBEDDED
 from dioscuri.hparams.reader import DEFAULT, Setting, Settings, fold
 from dioscuri.hparams.schema import find, names
 
@@ -66,6 +67,21 @@ def check_read(hparams: Any, settings: Settings) -> None:
         may_stay = unread.section == "synthesis" or any(one and one.on_command_line for one in given)
         if setting.on_command_line or not may_stay:
             raise UserError(f"{setting.where} {unread.reason}: leave it out")
+    data = getattr(hparams, "data", None)  # the table of a sweep has no data
+    if getattr(data, "dataset_source", "") in EMBEDDED:
+        _check_paths(data, settings)
+
+
+def _check_paths(data: Any, settings: Settings) -> None:
+    """Raise a `UserError` for a path given to a source without files: the run would not train on what is
+    there. A `.cfg` may contain paths of other sources."""
+    for declared in fields(data):
+        setting = find(settings, "data", declared) if declared.name.endswith("_data_path") else None
+        if setting and setting.on_command_line and not setting.recorded and getattr(data, declared.name):
+            raise UserError(
+                f"{setting.where} is not read by dataset_source '{data.dataset_source}', whose examples come "
+                "with a package: add data.dataset_source=custom for a folder of pictures, or leave it out"
+            )
 
 
 def check_twin(hparams: Any, given: Sequence[Setting], twin: str) -> None:

@@ -118,11 +118,11 @@ def test_names_that_the_locale_cannot_write_are_no_obstacle(tmp_path, locale):
     cfg = write_tiny(tmp_path / "ü")
     environment = {"LC_ALL": "C", **locale}
     words = ("describe", "--quick")
-    assert dioscuri(*words, cfg, "data.val_data_path=é", cwd=tmp_path, **environment).returncode == 0
+    assert dioscuri(*words, cfg, "data.dataset_path=é", cwd=tmp_path, **environment).returncode == 0
     assert_one_line(dioscuri(*words, "ö.cfg", cwd=tmp_path, **environment), "does not exist")
     broken = os.fsdecode(b"bad\xff.cfg")
     (tmp_path / broken).write_text(cfg.read_text())
-    assert dioscuri(*words, broken, "data.val_data_path=" + broken, cwd=tmp_path).returncode == 0
+    assert dioscuri(*words, broken, "data.dataset_path=" + broken, cwd=tmp_path).returncode == 0
 
 
 def test_a_run_whose_name_the_locale_cannot_write(tmp_path, monkeypatch):

@@ -123,7 +123,7 @@ class TestOverrides:
         "word",
         [
             "loss.variation_schedule=None",
-            'data.train_data_path=it\'s a "path" # with é',
+            'data.dataset_path=it\'s a "path" # with é',
             "data.train_data_path=",
             "synthesis.temperature_settings=[0.5,\n# of two lines\n('linear', 0.1, 1)]",
             "train.precision='float64'",
@@ -241,10 +241,10 @@ class TestMistakes:
 def test_paths_of_the_command_line_survive_another_working_directory(cfg, root, tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     monkeypatch.chdir(tmp_path / "a")
-    first, _ = settle(cfg, ["data.train_data_path=pictures"], root)
+    first, _ = settle(cfg, ["data.dataset_path=pictures"], root)
     monkeypatch.chdir(tmp_path)
     again, messages = settle(cfg, [], root)
-    assert first.data.train_data_path == again.data.train_data_path == str(tmp_path / "a" / "pictures")
+    assert first.data.dataset_path == again.data.dataset_path == str(tmp_path / "a" / "pictures")
     assert len(messages) == 1
 
 

@@ -257,6 +257,9 @@ def test_files_that_cannot_be_used_are_named(opened, pictures, files, message):
         _ = sets.train
 
 
+SPLITS = ("train", "val", "synthesis")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -267,7 +270,7 @@ def test_files_that_cannot_be_used_are_named(opened, pictures, files, message):
         ),
         (["data.dataset_source=tokens"], "text_encoder_path is for captions of pictures"),
         (
-            ["data.dataset_source=digits"],
+            ["data.dataset_source=digits", *(f"data.{split}_data_path=" for split in SPLITS)],
             "captions of 'digits train' are not read: use dataset_source 'custom'",
         ),
         (["data.text_length=9"], "length 9 is too long for encoder"),

@@ -271,12 +271,12 @@ class TestPaths:
 
     def test_of_the_command_line_start_from_the_working_directory(self, tmp_path, monkeypatch):
         path = write_tiny(tmp_path)
-        words = ["data.train_data_path=my pictures/é"]
-        assert load(path, words, cwd=tmp_path / "a").data.train_data_path == str(
+        words = ["data.dataset_path=my pictures/é"]
+        assert load(path, words, cwd=tmp_path / "a").data.dataset_path == str(
             tmp_path / "a" / "my pictures/é"
         )
         monkeypatch.chdir(tmp_path)
-        assert load(path, words).data.train_data_path == str(tmp_path / "my pictures" / "é")
+        assert load(path, words).data.dataset_path == str(tmp_path / "my pictures" / "é")
 
     def test_defaults_are_absolute_and_empty_stays_empty(self, tmp_path):
         data = load(write_tiny(tmp_path)).data
@@ -285,8 +285,8 @@ class TestPaths:
 
     def test_home_is_known(self, tmp_path, monkeypatch):
         monkeypatch.setenv("HOME", str(tmp_path))
-        options = load(write_tiny(tmp_path), ["data.train_data_path=~/x"])
-        assert options.data.train_data_path == str(tmp_path / "x")
+        options = load(write_tiny(tmp_path), ["data.dataset_path=~/x"])
+        assert options.data.dataset_path == str(tmp_path / "x")
 
     def test_null_characters_are_refused(self, tmp_path):
         assert "contains a null character" in message(write_tiny(tmp_path), r"data.train_data_path='a\0'")

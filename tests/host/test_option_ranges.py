@@ -224,6 +224,15 @@ def test_a_file_gives_no_option_that_nothing_reads(family, change, message, tmp_
     assert str(path) in str(error.value)
 
 
+def test_paths_that_the_source_does_not_read_are_refused():
+    """A run that forgets `dataset_source=custom` would train on other pictures."""
+    shipped = SMALLEST["vqgan"]
+    with pytest.raises(UserError, match=r"train_data_path is not read by dataset_source 'digits'.*: add"):
+        load(shipped, ["data.train_data_path=/pictures"])
+    load(shipped, ["data.train_data_path=/pictures", "data.dataset_source=custom"])
+    load(shipped, ["data.train_data_path="])
+
+
 def test_a_file_may_hold_what_the_command_line_makes_idle_and_what_a_later_call_reads(tmp_path):
     shipped = SMALLEST["vqgan"].read_text()
     gumbel = written(tmp_path, shipped, ("model", "quantizer = 'gumbel'\ngumbel_kl_weight = 1."))

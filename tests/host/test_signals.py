@@ -18,11 +18,12 @@ from tests.support.twins import ROOT
 
 EGS = ROOT / "egs" / "metroplex"
 SMALL = ("data.target_res=32", f"data.sample_rate={RATE}", "model.enc_blocks='8x1'", "model.dec_blocks='8x1'")
+PATHS = ("data.train_data_path", "data.val_data_path", "data.synthesis_data_path")
+NO_PATHS = [f"{path}=" for path in PATHS]
 
 
 def options(folder, *overrides, cfg="audio_16bit"):
-    names = ("train_data_path", "val_data_path", "synthesis_data_path")
-    return load(EGS / f"{cfg}.cfg", [*SMALL, *(f"data.{name}='{folder}'" for name in names), *overrides])
+    return load(EGS / f"{cfg}.cfg", [*SMALL, *(f"{path}='{folder}'" for path in PATHS), *overrides])
 
 
 def test_mu_law_levels_are_fixed_points_and_finer_for_quiet_samples():
@@ -170,8 +171,7 @@ CLIPS = (
 
 
 def clips(folder, *overrides):
-    names = ("train_data_path", "val_data_path", "synthesis_data_path")
-    return load(EGS / "video_film.cfg", [*CLIPS, *(f"data.{name}='{folder}'" for name in names), *overrides])
+    return load(EGS / "video_film.cfg", [*CLIPS, *(f"{path}='{folder}'" for path in PATHS), *overrides])
 
 
 def test_clips_are_windows_of_frames(tmp_path):
@@ -229,7 +229,7 @@ def test_a_recording_that_does_not_fit_is_named_in_one_line(tmp_path, spoil, mes
         (["model.custom_frames_str='4:2'"], "gives resolution 4 2 time steps, but the frames give 3"),
         (["model.custom_frames_str='4-2'"], "'4-2' is not RESOLUTION:FRAMES"),
         (["data.sample_rate=8000"], "are for sounds"),
-        (["data.dataset_source=film", "data.frames=5"], "too large for 'film': at most 14 and 4"),
+        (["data.dataset_source=film", "data.frames=5", *NO_PATHS], "too large for 'film': at most 14 and 4"),
     ],
 )
 def test_options_that_do_not_fit_clips(tmp_path, overrides, message):

@@ -279,7 +279,7 @@ BAD = {
     "{head}[optimizer]\nlearning_rate = ['fast']\n": r"learning_rate must be a number, not 'fast'",
     "{head}[run]\nseed = [1, 2\n": r"\[run\] seed",
     "{head}[run]\nseed = range(200)\n[train]\nbatch_size = range(1, 99)\n": "more than 10000 combinations",
-    "{head}[data]\ntrain_data_path = ['a b', 'a_b']\n": "two runs would be called 'trial-train_data_patha_b'",
+    "{head}[data]\ndataset_path = ['a b', 'a_b']\n": "two runs would be called 'trial-dataset_patha_b'",
     "no table at all": "no section|first option|not",
 }
 
@@ -316,9 +316,11 @@ def test_command_line_says_what_is_wrong(root):
 
 def test_long_names_are_short_and_stay_the_same(root):
     long = "'" + "x" * 60 + "'"
-    write_table(root, values=f"[data]\ntrain_data_path = [{long}, 'y']\nval_data_path = [{long}, 'y']\n")
+    paths = f"train_data_path = [{long}, 'y']\nval_data_path = [{long}, 'y']\n"
+    write_table(root, values=f"[data]\ndataset_source = 'custom'\n{paths}")
     names = [run.name for run in open_table(root / "table.sweep", [], Places(root)).runs]
-    write_table(root, values=f"[data]\ntrain_data_path = ['y', 'z', {long}]\nval_data_path = [{long}, 'y']\n")
+    paths = f"train_data_path = ['y', 'z', {long}]\nval_data_path = [{long}, 'y']\n"
+    write_table(root, values=f"[data]\ndataset_source = 'custom'\n{paths}")
     more = [run.name for run in open_table(root / "table.sweep", [], Places(root)).runs]
     assert set(names) < set(more)
     assert all(len(name) <= 100 for name in more)
