@@ -28,6 +28,8 @@ from jax_impl.optim.flat import canonical_name, memory_axes
 
 Arrays = Mapping[str, Array]
 
+MOST_PROGRAMS = 64
+
 
 class Runner:
     """Runs methods: places rows on the devices, draws noise, compiles each method once, and fetches the
@@ -115,10 +117,14 @@ class Runner:
         return COMPUTE_DTYPES[self.methods.hparams.train.precision] if is_base else self.dtype
 
     def jit(self, function: Any, key: Hashable, **options: Any) -> Any:
-        """The compiled function, cached."""
-        if key not in self.compiled:
-            self.compiled[key] = jax.jit(function, compiler_options=self.devices.compiler_options, **options)
-        return self.compiled[key]
+        """The compiled function. The latest `MOST_PROGRAMS` are kept: each choice of options has its own."""
+        compiled = self.compiled.get(key)
+        if compiled is None:
+            compiled = jax.jit(function, compiler_options=self.devices.compiler_options, **options)
+            self.compiled[key] = compiled
+            for oldest in list(self.compiled)[:-MOST_PROGRAMS]:
+                self.compiled.pop(oldest, None)
+        return compiled
 
     def _arrays(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments that are the same for every row."""

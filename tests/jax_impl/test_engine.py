@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from dioscuri.errors import UserError
 from jax_impl import engine as engine_module
 from jax_impl.devices import Devices, use_compilation_cache
+from jax_impl.inference import MOST_PROGRAMS
 from tests.parity.engine_behaviour import EngineBehaviour
 from tests.parity.test_maskgit_training import batch_of
 from tests.support import tiny_sundae
@@ -48,6 +49,16 @@ def test_programs_are_cached_in_the_projects_folder_or_where_the_user_says(monke
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "jax")
     jax.config.update("jax_compilation_cache_dir", before[0])
     jax.config.update("jax_compilation_cache_max_size", before[1])
+
+
+def test_a_process_keeps_the_latest_programs():
+    """Someone who tries hundreds of temperatures must not fill the memory."""
+    runner = make_engine("jax").runner
+    for temperature in range(MOST_PROGRAMS + 2):
+        assert runner.jit(lambda x, by=temperature: x * by, temperature)(2) == 2 * temperature
+    assert list(runner.compiled) == list(range(2, MOST_PROGRAMS + 2))
+    latest = runner.compiled[2]
+    assert runner.jit(None, 2) is latest
 
 
 def test_a_new_process_splits_its_cpu_and_trains_as_one_device_does():
