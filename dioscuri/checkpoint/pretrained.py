@@ -5,6 +5,7 @@ tokenizer may include it in the subfolder `tokenizer/`, a folder of the same kin
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors.numpy import load_file
 
 from dioscuri.checkpoint.files import tensor_bytes
 from dioscuri.checkpoint.tensor_files import read_config
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, quoted
 from dioscuri.files import check_plain, replacing, write_json
 from dioscuri.hparams.archive import to_json
 from dioscuri.hparams.loading import assemble
@@ -97,7 +98,11 @@ def tokenizer_folder(folder: Path) -> Path | None:
     if is_folder(inside):
         return inside
     name = read_config(folder / CONFIG).get(TOKENIZER) if is_folder(folder) else None
-    return shipped_models() / Path(name).name if isinstance(name, str) else None
+    if name is not None and not (isinstance(name, str) and re.fullmatch(r"[\w-]{1,100}", name)):
+        raise UserError(
+            f"{folder / CONFIG}: {TOKENIZER} must be the name of a model that ships, not {quoted(name)}"
+        )
+    return None if name is None else shipped_models() / name
 
 
 def origin_of(folder: Path) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def _check_paths(data: Any, settings: Settings) -> None:
         if setting and setting.on_command_line and not setting.recorded and getattr(data, declared.name):
             raise UserError(
                 f"{setting.where} is not read by dataset_source '{data.dataset_source}', whose examples come "
-                "with a package: add data.dataset_source=custom for a folder of pictures, or leave it out"
+                "with a package: leave it out, or train on your own with data.dataset_source=custom"
             )
 
 

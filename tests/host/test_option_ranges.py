@@ -227,7 +227,7 @@ def test_a_file_gives_no_option_that_nothing_reads(family, change, message, tmp_
 def test_paths_that_the_source_does_not_read_are_refused():
     """A run that forgets `dataset_source=custom` would train on other pictures."""
     shipped = SMALLEST["vqgan"]
-    with pytest.raises(UserError, match=r"train_data_path is not read by dataset_source 'digits'.*: add"):
+    with pytest.raises(UserError, match=r"train_data_path is not read by dataset_source 'digits'.*: leave"):
         load(shipped, ["data.train_data_path=/pictures"])
     load(shipped, ["data.train_data_path=/pictures", "data.dataset_source=custom"])
     load(shipped, ["data.train_data_path="])

@@ -1,5 +1,6 @@
 """The models that ship: they open in both twins, and give the numbers on their cards."""
 
+import json
 import re
 import shutil
 from functools import cache
@@ -124,11 +125,21 @@ def test_a_token_model_may_name_its_shipped_tokenizer(tmp_path):
     assert tokenizer_folder(tmp_path / "saved") == tmp_path / "saved" / TOKENIZER
 
 
-def test_a_tokenizer_that_does_not_ship_is_one_line(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("photos64-tokenizer", r"pretrained/photos64-tokenizer does not exist: give tokenizer="),
+        ("../photos32-tokenizer", r"config\.json: tokenizer must be the name of a model that ships"),
+        ("a" * 300, r"config\.json: tokenizer must be the name of a model that ships"),
+        (["photos32-tokenizer"], r"config\.json: tokenizer must be the name of a model that ships"),
+    ],
+)
+def test_a_tokenizer_that_does_not_ship_is_one_line(tmp_path, name, says):
     folder = shutil.copytree(shipped()["photos32-maskgit"], tmp_path / "renamed")
-    config = (folder / CONFIG).read_text()
-    (folder / CONFIG).write_text(config.replace('"photos32-tokenizer"', '"../photos64-tokenizer"'))
-    with pytest.raises(UserError, match=r"pretrained/photos64-tokenizer does not exist: give tokenizer="):
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**config, "tokenizer": name}))
+    with pytest.raises(UserError, match=says):
         import_module("dioscuri.torch").load(folder)
-    given = import_module("dioscuri.torch").load(folder, tokenizer="photos32-tokenizer")
-    assert given.tokenizer.grid == 8
+    if name == "photos64-tokenizer":
+        given = import_module("dioscuri.torch").load(folder, tokenizer="photos32-tokenizer")
+        assert given.tokenizer.grid == 8

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dioscuri.engine import Array
-from dioscuri.errors import UserError, quoted
+from dioscuri.errors import UserError
 from dioscuri.files import check_writable, read_path
 from dioscuri.outputs.media import ANIMATED, save_frames
 from dioscuri.outputs.pictures import GROUND, enlarge, grid, in_rows
@@ -35,7 +35,7 @@ def read_film(given: Any) -> Path:
     of a kind."""
     path = read_path(given, f"film must be a file {', '.join(ANIMATED)}")
     if path.suffix not in ANIMATED or str(given).endswith("/"):
-        raise UserError(f"film must be a file {', '.join(ANIMATED)}, not {quoted(given)}")
+        raise UserError(f"film must be a file {', '.join(ANIMATED)}, not '{given}'")
     check_writable(path)
     return path
 
