@@ -1,11 +1,11 @@
 """The data pipeline: indices shuffled epoch by epoch, then one vectorised read per batch, in advance.
 
 Examples are pictures or, from token shards, the tokens of pictures. The example at position p of the endless
-training stream, its place in a recording, its mirroring and its binarisation depend only on (seed, p). Step s
-of a run with global batch size B takes positions s*B ... s*B + B - 1, and process r of R the r-th of R equal
-shares of them; after a change of the batch size, positions are shifted by an `offset`. So the stream resumes
-from (seed, position) alone, in the middle of an epoch, on any number of processes. Batches cross the borders
-of epochs; a set smaller than the batch is repeated.
+training stream, its place in a recording, its affine map, its mirroring and its binarisation depend only on
+(seed, p). Step s of a run with global batch size B takes positions s*B ... s*B + B - 1, and process r of R
+the r-th of R equal shares of them; after a change of the batch size, positions are shifted by an `offset`. So
+the stream resumes from (seed, position) alone, in the middle of an epoch, on any number of processes. Batches
+cross the borders of epochs; a set smaller than the batch is repeated.
 """
 
 from collections import deque
@@ -15,6 +15,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 
+from dioscuri.data import affine
 from dioscuri.data.descriptors import Descriptor, describe
 from dioscuri.data.options import Options
 from dioscuri.data.picture_set import PictureSet
@@ -76,6 +77,7 @@ class TrainingBatches(Iterator[Batch]):
             )
         self._examples, self._labels = examples, options.data.labels
         self._descriptor = describe(options.data.dataset_source)
+        self._maps = options.data if affine.is_on(options.data) else None
         self._flip = options.data.random_horizontal_flip and self._descriptor.flip
         self._batch_size = batch_size
         self._seed, self._first = _restore(state, options.run.seed)
@@ -109,7 +111,14 @@ class TrainingBatches(Iterator[Batch]):
         draw = partial(binarise, seed=self._seed, stream="train", positions=positions)
         places = words(self._seed, "place", positions, 1)[:, 0]
         picks = words(self._seed, "caption", positions, 1)[:, 0]
-        batch = _examples_at(self._examples, indices, draw, labels=self._labels, places=places, picks=picks)
+        mapped = (
+            partial(affine.randomly_mapped, options=self._maps, seed=self._seed, positions=positions)
+            if self._maps
+            else None
+        )
+        batch = _examples_at(
+            self._examples, indices, draw, labels=self._labels, places=places, picks=picks, mapped=mapped
+        )
         if "image" in batch and self._flip:
             mirrored, pictures = coin_flips(self._seed, positions), batch["image"]
             pictures[mirrored] = pictures[mirrored][..., ::-1, :]
@@ -178,15 +187,17 @@ def _examples_at(
     labels: bool,
     places: Array | None = None,
     picks: Array | None = None,
+    mapped: Callable[[Array], Array] | None = None,
 ) -> Batch:
-    """A batch of the examples at `indices` (B,). `draw` binarises grey levels; random words choose `places`
-    in recordings or pictures and, of several captions, the `picks`."""
+    """A batch of the examples at `indices` (B,). `draw` binarises grey levels, `mapped` comes before it;
+    random words choose `places` in recordings or pictures and, of several captions, the `picks`."""
     batch: Batch = {}
     if isinstance(examples, TokenSet):
         batch["tokens"] = examples.gather(indices).reshape(len(indices), -1)
         batch |= {} if examples.texts is None else examples.texts.gather(indices)
     else:
         pictures = examples.gather(indices, places)
+        pictures = mapped(pictures) if mapped else pictures
         batch["image"] = draw(pictures) if examples.binarise_on_read else pictures
         indices = examples.shown(indices)
         if examples.captions is not None:

@@ -15,7 +15,16 @@ SPLIT_SEED = 101
 BINARISATION_SEED = 20220305
 """Seed of the binarised validation and test sets, the same in every run and in both twins."""
 
-STREAMS = {"train": 0, "validation": 1, "test": 2, "flip": 3, "order": 4, "place": 5, "caption": 6}
+STREAMS = {
+    "train": 0,
+    "validation": 1,
+    "test": 2,
+    "flip": 3,
+    "order": 4,
+    "place": 5,
+    "caption": 6,
+    "affine": 7,
+}
 
 _BLOCK = 4  # words per Philox counter
 

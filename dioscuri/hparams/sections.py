@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from dioscuri.errors import UserError
 from dioscuri.hparams.picture_files import PictureFiles
+from dioscuri.hparams.random_maps import RandomMaps
 from dioscuri.hparams.schema import option
 
 
@@ -42,7 +43,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data(PictureFiles):
+class Data(PictureFiles, RandomMaps):
     """`[data]`: where pictures come from and what they look like."""
 
     dataset_source: str = option(doc="name of a data source, see dioscuri/data/sources.py")
