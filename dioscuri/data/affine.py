@@ -5,6 +5,7 @@ depend only on the seed and the position in the training stream.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 
 import numpy as np
 from PIL import Image
@@ -28,11 +29,13 @@ def is_on(options: RandomMaps) -> bool:
     return any(amounts)
 
 
-def randomly_mapped(pictures: Array, *, options: RandomMaps, seed: int, positions: Array) -> Array:
+def randomly_mapped(
+    pictures: Array, *, options: RandomMaps, seed: int, positions: Array, pool: Executor
+) -> Array:
     """Map each of uint8 (B, H, W, C), or all frames of each of (B, F, H, W, C), by a map of its own."""
     H, W = pictures.shape[-3:-1]
     maps = _random_maps(options, seed, positions, H, W)
-    return np.stack([_mapped(picture, back) for picture, back in zip(pictures, maps, strict=True)])
+    return np.stack(list(pool.map(_mapped, pictures, maps)))
 
 
 def _random_maps(options: RandomMaps, seed: int, positions: Array, H: int, W: int) -> Array:
@@ -40,10 +43,8 @@ def _random_maps(options: RandomMaps, seed: int, positions: Array, H: int, W: in
     old one."""
     bits = words(seed, "affine", positions, 6) >> np.uint64(11)
     angle, wide, high, slant, right, down = 2 * (bits * 2.0**-53).T - 1  # each in [-1, 1)
-    angle, slant = (
-        np.deg2rad(options.random_rotation * angle),
-        np.tan(np.deg2rad(options.random_shear * slant)),
-    )
+    angle = np.deg2rad(options.random_rotation * angle)
+    slant = np.tan(np.deg2rad(options.random_shear * slant))
     wide, high = 1 + options.random_scale * wide, 1 + options.random_scale * high
     cos, sin = np.cos(angle), np.sin(angle)
     forth = np.empty((len(angle), 2, 2))

@@ -85,7 +85,7 @@ class TrainingBatches(Iterator[Batch]):
         self._shuffled = ShuffledPositions(
             len(examples), self._seed, batch_size, process_index, process_count, self._first
         )
-        self._reader = ThreadPoolExecutor(1)
+        self._reader, self._mappers = ThreadPoolExecutor(1), ThreadPoolExecutor(options.run.num_cpus)
         self._ahead: deque[Future[Batch]] = deque()
 
     def __next__(self) -> Batch:
@@ -105,17 +105,14 @@ class TrainingBatches(Iterator[Batch]):
     def close(self) -> None:
         """Stop reading ahead."""
         self._reader.shutdown(cancel_futures=True)
+        self._mappers.shutdown()
 
     def _read(self, step: int) -> Batch:
         positions, indices = self._shuffled[step]
         draw = partial(binarise, seed=self._seed, stream="train", positions=positions)
         places = words(self._seed, "place", positions, 1)[:, 0]
         picks = words(self._seed, "caption", positions, 1)[:, 0]
-        mapped = (
-            partial(affine.randomly_mapped, options=self._maps, seed=self._seed, positions=positions)
-            if self._maps
-            else None
-        )
+        mapped = partial(self._mapped, positions=positions)
         batch = _examples_at(
             self._examples, indices, draw, labels=self._labels, places=places, picks=picks, mapped=mapped
         )
@@ -123,6 +120,14 @@ class TrainingBatches(Iterator[Batch]):
             mirrored, pictures = coin_flips(self._seed, positions), batch["image"]
             pictures[mirrored] = pictures[mirrored][..., ::-1, :]
         return _padded(batch, self._descriptor)
+
+    def _mapped(self, pictures: Array, positions: Array) -> Array:
+        """Pictures (B, ..., H, W, C) after the random maps of their positions (B,)."""
+        if self._maps is None:
+            return pictures
+        return affine.randomly_mapped(
+            pictures, options=self._maps, seed=self._seed, positions=positions, pool=self._mappers
+        )
 
 
 def training_batches(
@@ -187,17 +192,16 @@ def _examples_at(
     labels: bool,
     places: Array | None = None,
     picks: Array | None = None,
-    mapped: Callable[[Array], Array] | None = None,
+    mapped: Callable[[Array], Array] = lambda pictures: pictures,
 ) -> Batch:
-    """A batch of the examples at `indices` (B,). `draw` binarises grey levels, `mapped` comes before it;
-    random words choose `places` in recordings or pictures and, of several captions, the `picks`."""
+    """A batch of the examples at `indices` (B,), `mapped`. `draw` binarises grey levels; random words choose
+    `places` in recordings or pictures and, of several captions, the `picks`."""
     batch: Batch = {}
     if isinstance(examples, TokenSet):
         batch["tokens"] = examples.gather(indices).reshape(len(indices), -1)
         batch |= {} if examples.texts is None else examples.texts.gather(indices)
     else:
-        pictures = examples.gather(indices, places)
-        pictures = mapped(pictures) if mapped else pictures
+        pictures = mapped(examples.gather(indices, places))
         batch["image"] = draw(pictures) if examples.binarise_on_read else pictures
         indices = examples.shown(indices)
         if examples.captions is not None:
