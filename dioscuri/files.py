@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -18,8 +19,7 @@ from typing import Any
 from dioscuri.errors import UserError, kind_of, shorten
 
 _SEAL = "sha256"
-_TEMPORARY = re.compile(r"\..+\.\d+\.dioscuri-partial", re.DOTALL)
-_ASIDE = re.compile(r"\.(?P<name>.+)\.(?P<process>\d{1,9})\.dioscuri-partial\.old", re.DOTALL)
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<process>\d{1,9})(-\w+)?\.dioscuri-partial", re.DOTALL)
 _ABANDONED = 3600
 """Seconds without a change after which a temporary file belongs to no process of any machine."""
 
@@ -55,14 +55,12 @@ def replacing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     temporary, missing = _temporary(path), missing_parents(path)
     aside = temporary.with_name(f"{temporary.name}.old")
     try:
-        if path.is_symlink() or (path.exists() and not path.is_dir()):
-            raise NotADirectoryError(errno.ENOTDIR, "it is a link or no folder")
+        _tidy(path.parent)
+        _check_replaceable(path, overwrite=overwrite)
         temporary.mkdir(parents=True)
-        _tidy_once(path.parent.absolute())
         yield temporary
+        _check_replaceable(path, overwrite=overwrite)
         if path.exists() and any(path.iterdir()):
-            if not overwrite:
-                raise OSError(errno.ENOTEMPTY, "it is not empty")
             path.replace(aside)
         try:
             temporary.replace(path)
@@ -109,14 +107,27 @@ def remove_empty(folders: list[Path]) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """This process's temporary name of a file or folder."""
+    """A temporary name of a file or folder, another one for every call: threads may write the same file."""
     if path.name in ("", ".."):
         raise UserError(f"{path} cannot be written: give it a name")
-    return path.with_name(f".{path.name}.{os.getpid()}.dioscuri-partial")
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.dioscuri-partial")
+
+
+def _check_replaceable(path: Path, *, overwrite: bool) -> None:
+    """Raise an `OSError` if a new folder may not take this place."""
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise NotADirectoryError(errno.ENOTDIR, "it is a link or no folder")
+    if not overwrite and path.exists() and any(path.iterdir()):
+        raise OSError(errno.ENOTEMPTY, "it is not empty")
 
 
 @lru_cache(maxsize=4096)  # a folder of many files is listed once
 def _tidy_once(folder: Path) -> None:
+    """Do what `_tidy` does the first time that this process writes a file there."""
+    _tidy(folder)
+
+
+def _tidy(folder: Path) -> None:
     """Remove files and folders with temporary names that nothing was written to for an hour, and put back
     folders that a killed process had put aside."""
     for path in folder.glob(".*.dioscuri-partial.old"):
@@ -137,8 +148,10 @@ def _tidy_once(folder: Path) -> None:
 
 def _put_back(aside: Path) -> None:
     """Give the folder of a process that has ended its place again, or remove it if another one is there."""
-    match = _ASIDE.fullmatch(aside.name)
-    if match is None or _is_running(int(match["process"])):
+    match = _TEMPORARY.fullmatch(aside.stem)
+    # Another process may have the number by now, in a container even the same one after every start.
+    just_now = aside.stat().st_ctime > time.time() - _ABANDONED
+    if match is None or (just_now and _is_running(int(match["process"]))):
         return
     path = aside.with_name(match["name"])
     if path.exists():
@@ -148,6 +161,8 @@ def _put_back(aside: Path) -> None:
 
 
 def _is_running(process: int) -> bool:
+    if not process:  # to `os.kill` it is this process's group
+        return False
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -194,12 +195,67 @@ def test_a_folder_whose_replacement_was_killed_is_whole_for_the_next_process(tmp
     assert not [name for name in names_in(tmp_path) if name.endswith(".old")]
 
 
-def test_a_folder_that_a_running_process_has_put_aside_is_left_alone(tmp_path):
-    aside = tmp_path / f".folder.{os.getpid()}.dioscuri-partial.old"
+def put_aside(folder, process):
+    """What a process leaves that is killed between the two renames."""
+    aside = folder.with_name(f".{folder.name}.{process}.dioscuri-partial.old")
     aside.mkdir()
+    (aside / "old").touch()
+    return aside
+
+
+@pytest.fixture
+def ended():
+    """The number of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return f"{process.pid}-0a1b"
+
+
+def test_a_folder_that_a_running_process_has_put_aside_is_left_alone(tmp_path):
+    aside = put_aside(tmp_path / "folder", os.getpid())
     with replacing(tmp_path / "file") as temporary:
         temporary.touch()
+    with replacing_folder(tmp_path / "folder"):
+        pass
     assert aside.exists()
+
+
+def test_a_folder_that_comes_back_is_refused_before_the_work(tmp_path, ended):
+    put_aside(tmp_path / "folder", ended)
+    with pytest.raises(UserError, match="it is not empty"), replacing_folder(tmp_path / "folder"):
+        pytest.fail("the work is done in vain")
+    assert names_in(tmp_path) == ["folder"]
+    assert names_in(tmp_path / "folder") == ["old"]
+
+
+def test_a_folder_put_aside_is_gone_when_a_process_writes_there_again(tmp_path, ended):
+    folder = tmp_path / "folder"
+    with replacing_folder(folder) as temporary:
+        (temporary / "new").touch()
+    for process in (ended, "0"):
+        put_aside(folder, process)
+    with replacing_folder(folder, overwrite=True) as temporary:
+        (temporary / "newer").touch()
+    assert names_in(tmp_path) == ["folder"]
+    assert names_in(folder) == ["newer"]
+
+
+def test_a_folder_put_aside_long_ago_is_not_of_the_process_that_has_its_number_now(tmp_path, monkeypatch):
+    put_aside(tmp_path / "folder", os.getpid())
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 4000)
+    with replacing(tmp_path / "file") as temporary:
+        temporary.touch()
+    assert names_in(tmp_path) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("write", [replacing, replacing_folder])
+def test_threads_that_write_the_same_thing_do_not_share_a_temporary_name(tmp_path, write):
+    with write(tmp_path / "a") as one, write(tmp_path / "a") as other:
+        assert one != other
+        for path in (one, other):
+            path.touch()
+    assert names_in(tmp_path) == ["a"]
 
 
 def test_folders_in_which_nothing_was_written_are_gone(tmp_path):
