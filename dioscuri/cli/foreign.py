@@ -68,7 +68,7 @@ def main(words: Sequence[str]) -> None:
     chosen = make_parser().parse_args(list(asks or words))
     _check_out(chosen)
     model: Any = load(chosen.twin or default_twin(), chosen.ood)
-    if "detect" not in model.does or len(model.picture_shape) != 3:
+    if "detect" not in model.does:
         model.detect((), ())  # says why it cannot
     foreign = _named(chosen.foreign)
     opened = {name: _open(path, model, chosen.resize) for name, path in foreign.items()}

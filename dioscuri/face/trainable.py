@@ -20,8 +20,8 @@ _NOISY = ("encode", "decode", "reconstruct", "generate", "inpaint", "edit")
 class Trainable:
     """A network with its options and perhaps a tokenizer."""
 
-    does: ClassVar[tuple[str, ...]] = ()
-    """The family's methods, some of `face.model.METHODS`."""
+    does: tuple[str, ...] = ()
+    """The methods that the model has, some of `face.model.METHODS`; of a class, those of its family."""
     _noise_options: ClassVar[tuple[str, ...]] = ()
     """Options of methods that decide which noise is used."""
     _network: Network

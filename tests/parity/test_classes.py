@@ -263,6 +263,7 @@ def test_a_model_that_always_had_classes_needs_them(tmp_path):
         one.encode(pictures(0))
     with pytest.raises(UserError, match="cannot compress: it needs the class of every picture"):
         one.compress(pictures(0))
+    assert "compress" not in one.does
     with pytest.raises(UserError, match=r"generate: .*also trained without classes"):
         one.generate(classes=1, guidance_scale=1.0)
     plain = dio.new("metroplex", **sizes)

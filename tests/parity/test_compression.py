@@ -262,6 +262,7 @@ def test_a_model_that_cannot_says_why(runs, twin):
     model = dio.new("metroplex", target_res=16, channels=1, width=32, depth=1, **sounds)
     with pytest.raises(UserError, match="cannot compress: it is a model of sounds or clips"):
         model.compress(np.zeros((2, 16), np.uint8))
+    assert {*compresses.does} - {*model.does} == {"compress", "decompress", "detect"}
     absolute = replace(compresses.plan, likelihood="absolute")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(compresses), "plan", absolute)

@@ -16,11 +16,14 @@ from dioscuri.compression.words import Exhausted
 from dioscuri.engine import Array
 from dioscuri.errors import UserError, kind_of
 from dioscuri.face.model import BATCH_SIZE
+from dioscuri.face.network import Network
 from dioscuri.families.latent_models.bits_back import BitsBack, Pixels, Run, choose_bits
 from dioscuri.families.latent_models.exploring import ExplorableModel
 from dioscuri.inputs import read_count, read_flag, read_seed
 from dioscuri.versions import versions
 
+OF_LEVELS = ("compress", "decompress", "detect")
+"""Methods that need a likelihood of the levels of pictures."""
 SIZES = (1, 4, 16, 64, 256)
 """Sizes of batches. Every picture of a batch borrows bits at once, so larger ones wait until the message is
 long enough to lend them."""
@@ -35,7 +38,12 @@ _LIBRARIES = {"torch": ("torch",), "jax": ("jax", "jaxlib", "flax")}
 class CompressingModel(ExplorableModel):
     """A VAE whose likelihood is one of levels: it also has `compress` and `decompress`."""
 
-    does = (*ExplorableModel.does, "compress", "decompress")
+    does: tuple[str, ...] = (*ExplorableModel.does, "compress", "decompress")
+
+    def __init__(self, network: Network, **given: Any) -> None:
+        super().__init__(network, **given)
+        if self._obstacle():
+            self.does = tuple(name for name in self.does if name not in OF_LEVELS)
 
     def compress(
         self, pictures: Any, *, seed: int = 0, batch_size: int = BATCH_SIZE, check: bool = True
@@ -128,18 +136,22 @@ class CompressingModel(ExplorableModel):
         """The modes of the network, with its weights as they are now."""
         return self._network.caller()
 
+    def _obstacle(self) -> str:
+        """Why the model has no likelihood of the levels of pictures, or an empty text."""
+        plan = self.plan
+        if plan.likelihood == "absolute":
+            return "its output layer gives absolute errors, which are no likelihood"
+        if len(plan.extent) != 2 or self.hparams.data.depth != 8:
+            return "it is a model of sounds or clips"
+        if plan.num_classes and not self.hparams.loss.cond_dropout_prob:
+            return "it needs the class of every picture: train with loss.cond_dropout_prob above 0"
+        return ""
+
     def _pixels(self, call: str = "compress") -> Pixels:
         """A `UserError`, which names the call, if the model has no likelihood of the levels of pictures."""
-        plan, data = self.plan, self.hparams.data
-        if plan.likelihood == "absolute":
-            reason = "its output layer gives absolute errors, which are no likelihood"
-        elif len(plan.extent) != 2 or data.depth != 8:
-            reason = "it is a model of sounds or clips"
-        elif plan.num_classes and not self.hparams.loss.cond_dropout_prob:
-            reason = "it needs the class of every picture: train with loss.cond_dropout_prob above 0"
-        else:
-            return Pixels.of(plan, data)
-        raise UserError(f"model '{self.hparams.run.name}' cannot {call}: {reason}")
+        if obstacle := self._obstacle():
+            raise UserError(f"model '{self.hparams.run.name}' cannot {call}: {obstacle}")
+        return Pixels.of(self.plan, self.hparams.data)
 
     def _exact(self, chunks: Iterable[Any], pixels: Pixels) -> Iterator[Array]:
         """Checked pictures."""

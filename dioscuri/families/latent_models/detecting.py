@@ -49,7 +49,7 @@ class Draws:
 class DetectingModel(CompressingModel):
     """A VAE that also tells foreign pictures from those that it knows."""
 
-    does = (*CompressingModel.does, "detect")
+    does: tuple[str, ...] = (*CompressingModel.does, "detect")
 
     def detect(
         self,

@@ -1,7 +1,7 @@
 """Models whose latents can be explored: the part of the Python interface."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ N_CUTS = 8
 class ExplorableModel(LatentModel):
     """A VAE that also walks through its latents, from pictures to pictures or along single variates."""
 
-    does: ClassVar[tuple[str, ...]] = (*LatentModel.does, "interpolate", "traverse", "mix")
+    does: tuple[str, ...] = (*LatentModel.does, "interpolate", "traverse", "mix")
 
     def interpolate(
         self,

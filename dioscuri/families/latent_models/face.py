@@ -37,7 +37,7 @@ class LatentModel(Model):
     and any other model refuses.
     """
 
-    does: ClassVar[tuple[str, ...]] = ("encode", "decode", "generate", "reconstruct", "bound", "score")
+    does: tuple[str, ...] = ("encode", "decode", "generate", "reconstruct", "bound", "score")
     _noise_options: ClassVar[tuple[str, ...]] = ("output", "masked", "with_prior")
 
     @property

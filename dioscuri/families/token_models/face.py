@@ -24,7 +24,7 @@ class TokenModel(Model):
     Calls take the family's sampling options, `model.sampling_options`, which apply to that call only.
     """
 
-    does: ClassVar[tuple[str, ...]] = ("generate", "inpaint", "encode", "decode", "reconstruct")
+    does: tuple[str, ...] = ("generate", "inpaint", "encode", "decode", "reconstruct")
     sampling_options: ClassVar[tuple[str, ...]] = ()
     """Names of the options that `generate` and `inpaint` take."""
     by_step: ClassVar[tuple[str, ...]] = ("top_k", "top_p")
