@@ -55,5 +55,7 @@ def main(words: Sequence[str]) -> None:
         if asked:
             draw(chosen, twin.name, home, arguments.overrides)
             return
-        arguments = Arguments(*run_of_model(chosen.model, home, arguments.overrides))
+        with run_of_model(chosen.model, home, arguments.overrides) as given:
+            synthesize(twin, home, Arguments(*given))
+        return
     synthesize(twin, home, arguments)

@@ -1,13 +1,15 @@
 """Runs that hold a ready model, for the modes of synthesis: `dioscuri synthesize --model`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dioscuri.checkpoint import pretrained, store
-from dioscuri.checkpoint.directory import RunDirectory
+from dioscuri.checkpoint.directory import RunDirectory, remove
 from dioscuri.checkpoint.weight_files import weights_digest
 from dioscuri.errors import UserError
 from dioscuri.face.model import face_of
+from dioscuri.files import missing_parents, remove_empty
 from dioscuri.hparams import load
 from dioscuri.hparams.archive import copy_path
 from dioscuri.importers.pipelines import ENCODER, is_pipeline
@@ -18,13 +20,14 @@ from dioscuri.places import runs_folder
 MODE = "synthesis.synthesis_mode"
 
 
-def run_of_model(model: str, home: Path, words: Sequence[str]) -> tuple[Path, tuple[str, ...]]:
+@contextmanager
+def run_of_model(model: str, home: Path, words: Sequence[str]) -> Iterator[tuple[Path, tuple[str, ...]]]:
     """The configuration of a run with the weights of `model`, and overrides of its options: `words`, and the
     mode `generation` unless they choose one or the family has no such mode.
 
     `model` is a shipped name, a model folder or a hub id. The run is `logs-<its last word>` in `home`
-    unless `run.name` or `run.root` says otherwise; it is made the first time. A `UserError` if that run holds
-    other weights.
+    unless `run.name` or `run.root` says otherwise; it is made the first time, and removed if the block then
+    ends with a `UserError` before anything is added to it. A `UserError` if that run holds other weights.
     """
     source = model_folder(model)
     if is_pipeline(source) or (source / ENCODER / pretrained.CONFIG).is_file():
@@ -35,6 +38,7 @@ def run_of_model(model: str, home: Path, words: Sequence[str]) -> tuple[Path, tu
         )
     name = _given(words, "run.name") or Path(model).name or source.resolve().name
     run = RunDirectory.of(runs_folder(_given(words, "run.root"), home), name)
+    is_new, missing = not run.path.exists(), missing_parents(run.path)
     if not store.steps(run.checkpoints):
         config = source / pretrained.CONFIG
         request = Request(source=source, run=run.path, config=config, overrides=_mode_of(source))
@@ -49,7 +53,19 @@ def run_of_model(model: str, home: Path, words: Sequence[str]) -> tuple[Path, tu
     hparams = load(cfg)
     generates = "generate" in face_of(hparams.run.family).does
     implied = generates and hparams.synthesis.synthesis_mode != "generation" and not _given(words, MODE)
-    return cfg, (f"{MODE}=generation", *words) if implied else tuple(words)
+    made = _names(run.path)
+    try:
+        yield cfg, (f"{MODE}=generation", *words) if implied else tuple(words)
+    except UserError:
+        if is_new and _names(run.path) == made:
+            with suppress(UserError):  # another process uses it
+                remove(run.path)
+            remove_empty(missing)
+        raise
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 def _mode_of(source: Path) -> tuple[str, ...]:

@@ -76,6 +76,21 @@ def test_synthesize_takes_a_model_by_name_and_makes_its_run_once(tmp_path, monke
         dispatch([*words, "egs/hierarchical_vae/digits.cfg"])
 
 
+@pytest.mark.parametrize("root", ["", "a/b"])
+def test_a_refused_command_leaves_no_run_of_the_model(tmp_path, monkeypatch, root):
+    monkeypatch.setenv("DIOSCURI_RUNS", str(tmp_path / "runs"))
+    words = ["synthesize", "--model", "digits-vae", "--twin", "torch", "synthesis.batch_size=4"]
+    words += [f"run.root={tmp_path / root}"] if root else []
+    for wrong in ("synthesis.stepz=2", "synthesis.synthesis_mode=decoding"):
+        with pytest.raises(UserError):
+            dispatch([*words, wrong])
+        assert not [*tmp_path.iterdir()]
+    dispatch(words)
+    with pytest.raises(UserError):
+        dispatch([*words, "synthesis.stepz=2"])
+    assert [*tmp_path.rglob("synthesis-images")], "an old run stays"
+
+
 def test_synthesize_writes_clips_as_films(tmp_path, monkeypatch):
     monkeypatch.setenv("DIOSCURI_RUNS", str(tmp_path))
     dispatch(["synthesize", "--model", "film-metroplex", "--twin", "torch", "synthesis.batch_size=4"])
