@@ -241,13 +241,16 @@ def main(words: Sequence[str]) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser("convert_toml.py", description=__doc__)
     parser.add_argument("toml", type=Path)
-    parser.add_argument("cfg", type=Path)
+    parser.add_argument("cfg")
     parser.add_argument("--tokenizer", default="", help="run folder of the tokenizer")
     parser.add_argument("--tokens", default="", help="folder of token shards: train, validation, test")
     parser.add_argument("--pixels", default="", help="without a tokenizer: folder of the idx files' mnist/")
     parser.add_argument("--texts", default="", help="of a text8 file: folder of the text files")
     parser.add_argument("--factor", default=str(TARGET), help="pixels of a token's side")
     chosen = parser.parse_args(words)
+    if chosen.cfg.endswith("/"):
+        raise UserError(f"'{chosen.cfg}' is the name of a folder: give that of a file")
+    chosen.cfg = Path(chosen.cfg)
     if not chosen.factor.isdecimal() or not int(chosen.factor):
         raise UserError(f"--factor '{chosen.factor}' must be {COUNT}")
     try:

@@ -254,6 +254,13 @@ def test_what_cannot_be_converted_leaves_no_file(tmp_path, text, words, message)
     assert [path.name for path in tmp_path.iterdir()] == ["some.toml"]
 
 
+def test_the_name_of_a_folder_is_no_file(tmp_path):
+    (tmp_path / "some.toml").write_text(TOML)
+    with pytest.raises(UserError, match=r"out\.cfg/' is the name of a folder: give that of a file$"):
+        main([str(tmp_path / "some.toml"), f"{tmp_path}/out.cfg/"])
+    assert [path.name for path in tmp_path.iterdir()] == ["some.toml"]
+
+
 TEXT8 = """
 unroll_steps = 4
 [trainer]
