@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def _features(
     """Features of both sets, and the extractor's name and description."""
     first, second = (open_examples(path, chosen.resize) for path in (chosen.samples, chosen.reference))
     pictures = [examples for examples in (first, second) if isinstance(examples, Pictures)]
-    clips = next((examples for examples in pictures if examples.clips), None)
+    clips = next((examples for examples in pictures if examples.clip), None)
     if clips is not None and (chosen.resize or chosen.extractor not in (None, PIXELS)):
         raise UserError(
             f"{clips.path}: clips can only be compared by their pixels: leave --extractor and --resize out"
@@ -153,6 +154,7 @@ def _features(
             f"{chosen.samples} and {chosen.reference}: one holds features, the other pictures; give two of "
             "the same kind"
         )
+    _check_clips(pictures)
     if not isinstance(first, Pictures) and not isinstance(second, Pictures):
         return _of_files(first, second, chosen)
     if chosen.logits is not None:
@@ -177,6 +179,15 @@ def _features(
         # The reference files of guided-diffusion hold pictures and statistics of the set they are from.
         other = replace(other, gaussian=read_statistics(chosen.reference))
     return one, other, extractor.name, extractor.description
+
+
+def _check_clips(pictures: list[Pictures]) -> None:
+    """Raise a `UserError` if clips are to be compared with pictures, or with clips of another shape."""
+    for one, other in pairwise(pictures):
+        if one.clip != other.clip:
+            kinds = (f"clips (T, H, W) = {each.clip}" if each.clip else "pictures" for each in (one, other))
+            what = "{} and {}: one holds {}, the other {}; give two of the same kind and shape"
+            raise UserError(what.format(one.path, other.path, *kinds))
 
 
 def _of_files(
@@ -233,7 +244,7 @@ def _check(samples: Features, reference: Features, chosen: Any) -> None:
     least = max(2, chosen.k + 1)
     for path, examples in ((chosen.samples, samples), (chosen.reference, reference)):
         if examples.features is not None and len(examples) < least:
-            raise UserError(f"{path}: {len(examples)} examples are too few: give at least {least}")
+            raise UserError(f"{path}: give at least {least} examples, not {len(examples)}")
 
 
 def _agreement(samples: Features, reference: Features, chosen: Any) -> list[Measure]:

@@ -163,6 +163,10 @@ def _open(path: Path, model: Any, side: int) -> Opened:
     pictures = open_examples(path, side)
     if not isinstance(pictures, Pictures):
         raise UserError(f"{path} holds features, not pictures: give a folder, or a .npy or .npz file of them")
+    if pictures.clip:
+        raise UserError(
+            f"{path} holds clips, not pictures: give a folder, or a .npy or .npz file of pictures"
+        )
     if pictures.channels != C:
         kinds = {1: "grey", 3: "RGB"}
         raise UserError(

@@ -90,8 +90,8 @@ def pixels(samples: Pictures, reference: Pictures) -> Extractor:
     H, W = samples.size
     shape = (H, W, max(samples.channels, reference.channels))
     if (size := H * W * shape[2]) > MAX_PIXELS:
-        what = f"{'clips' if samples.clips else 'pictures'} of {size} values"
-        instead = "" if samples.clips else "; give a classifier with --extractor RUN, or a smaller --resize"
+        what = f"{'clips' if samples.clip else 'pictures'} of {size} values"
+        instead = "" if samples.clip else "; give a classifier with --extractor RUN, or a smaller --resize"
         raise UserError(
             f"{samples.path}: {what} are too large to compare by pixels (at most {MAX_PIXELS}){instead}"
         )

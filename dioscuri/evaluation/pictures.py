@@ -34,12 +34,12 @@ and statistics of features."""
 
 @dataclass(frozen=True)
 class Pictures(ABC):
-    """A set of pictures, resized to `side` x `side` pixels unless that is 0. Those of `clips` are frames side
-    by side."""
+    """A set of pictures, resized to `side` x `side` pixels unless that is 0. Clips, of shape `clip` = (T, H,
+    W), are frames side by side."""
 
     path: Path
     side: int = field(default=0, kw_only=True)
-    clips: bool = field(default=False, kw_only=True)
+    clip: Shape | None = field(default=None, kw_only=True)
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -249,7 +249,7 @@ def _pictures(path: Path, array: Array, side: int) -> PictureArray:
     if not array.size:
         raise UserError(f"{path}: holds nothing")
     pictures = array[..., None] if array.ndim == 3 else as_pictures(array)
-    return PictureArray(path, pictures, side=side, clips=array.ndim == 5)
+    return PictureArray(path, pictures, side=side, clip=array.shape[1:4] if array.ndim == 5 else None)
 
 
 def _names(path: Path) -> list[str]:

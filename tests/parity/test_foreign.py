@@ -151,6 +151,7 @@ def files(tmp_path_factory):
     np.save(folder / "array.npy", FOREIGN)
     np.save(folder / "colour.npy", np.repeat(KNOWN, 3, -1))
     np.save(folder / "features.npy", np.zeros((4, 3)))
+    np.save(folder / "clips.npy", KNOWN[:, None])
     (folder / "nothing").mkdir()
     return folder
 
@@ -191,6 +192,7 @@ def test_the_command_writes_what_the_method_returns(runs, model, files, monkeypa
         ("known strange --levels 1", "--levels belongs to --ood MODEL: give both, or leave it out"),
         ("--ood vae --known known --foreign nothing", "nothing: holds no pictures"),
         ("--ood vae --known known --foreign features.npy", "features.npy holds features, not pictures"),
+        ("--ood vae --known known --foreign clips.npy", "clips.npy holds clips, not pictures"),
         ("--ood vae --known known --foreign one", "one: 1 pictures are too few: give at least 2"),
         ("--ood vae --known five --foreign strange", "5 pictures are too few to choose k by a quarter"),
         ("--ood vae --known known --foreign small", "is 4x8, but the model takes 8x8; give --resize 8"),
