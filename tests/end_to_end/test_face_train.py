@@ -36,6 +36,25 @@ def test_a_run_is_trained_and_its_best_model_returned(tmp_path, twin, capsys):
     assert "this run has trained for its 4 batches" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("twin", ["torch", "jax"])
+def test_train_is_refused_in_its_own_callback(tmp_path, twin):
+    dio, cfg = import_module(f"dioscuri.{twin}"), tiny.write_tiny(tmp_path)
+    options = {"run__root": str(tmp_path), "total_train_steps": 1}
+    refused = []
+
+    def callback(step, metrics):
+        with pytest.raises(UserError, match="train was called from the callback of another train") as error:
+            dio.train(cfg, run__name="inner", **options)
+        refused.append(error)
+        raise ZeroDivisionError
+
+    for _ in range(2):  # the mark is taken off
+        with pytest.raises(ZeroDivisionError):
+            dio.train(cfg, callback=callback, run__name="outer", **options)
+    assert len(refused) == 2
+    assert not (tmp_path / "logs-inner").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
