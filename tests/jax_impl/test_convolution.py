@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
+from jax.extend.core import jaxprs_in_params
 
 from jax_impl.layers.convolution import Conv, inside_loop
+from tests.support.engines import make_engine
 
 CASES = {
     "same": ((4, 6, 5, 3), (3, 3, 3, 2), "SAME"),
@@ -66,3 +68,26 @@ def test_outside_loops_a_layer_has_forward_mode_derivatives():
 
     computed, expected = (jax.jvp(gradient(convolve), (kernel,), (tangent,))[1] for convolve in (ours, xla))
     np.testing.assert_allclose(computed, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_gradients_are_written_by_hand_in_the_micro_batches_of_a_trainer_only(n):
+    trainer = make_engine("jax", f"train.accumulation_steps={n}").trainer
+    x, kernel = arrays((4, 6, 5, 3), (3, 3, 3, 2))
+
+    def gradient(kernel, x):
+        def of_micro_batch(batch, _noise):
+            return jax.grad(lambda kernel: (ours(batch["x"], kernel, "SAME") ** 2).sum())(kernel)
+
+        return trainer.over_micro_batches(of_micro_batch, {"x": x}, {})
+
+    def batch_axes(program):
+        """The axis that each convolution takes for the batch: in XLA's gradient of a kernel, the channels."""
+        for equation in program.eqns:
+            if equation.primitive.name == "conv_general_dilated":
+                yield equation.params["dimension_numbers"].lhs_spec[0]
+            for inner in jaxprs_in_params(equation.params):
+                yield from batch_axes(inner)
+
+    axes = {*batch_axes(jax.make_jaxpr(gradient)(kernel, x).jaxpr)}
+    assert axes == ({0, 3} if n == 1 else {0})
