@@ -167,7 +167,7 @@ def card(model: Any, chosen: Any, known: Mapping[str, Any], rows: Sequence[tuple
         "training": f"{known['twin']}, seed {known['seed']}, {known['steps']:,} batches of {known['batch']}, "
         f"{known['seconds']:,} seconds on a busy machine with two CPU cores; "
         f"step {known['best']:,} was the best",
-        "card": f"`{' '.join(words)}{' --full' if chosen.full else ''}`",
+        "made by": f"`{' '.join(words)}{' --full' if chosen.full else ''}`",
     }
     parts = [
         f"# {name}",
@@ -200,7 +200,7 @@ def write_page(path: Path) -> None:
         of_card = rows_of(folder / "README.md")
         family = FAMILIES[pretrained.read_hparams(folder).run.family].partition("]")[0].lstrip("[")
         data, size = of_card["data"].partition(":")[0], of_card["parameters"]
-        measures = list(of_card.items())[list(of_card).index("card") + 1 :]
+        measures = list(of_card.items())[list(of_card).index("made by") + 1 :]
         numbers = [
             f"{what}: {value}" for key in _HEADLINES for what, value in measures if re.search(key, what)
         ]

@@ -42,6 +42,7 @@ def test_every_folder_is_a_model_that_the_package_knows():
         assert read_hparams(folder).run.name == name
         card = (folder / "README.md").read_text()
         assert card.startswith(f"# {name}\n")
+        assert f" RUN {name} " in rows_of(folder / "README.md")["made by"]
         assert all((folder / file).is_file() for file in (TENSORS, *re.findall(r"!\[.*?\]\((.*?)\)", card)))
 
 
@@ -102,6 +103,17 @@ def test_synthesize_writes_clips_as_films(tmp_path, monkeypatch):
         assert film.n_frames > 1
     with pytest.raises(UserError, match="is an animation, not a picture; compare clips"):
         dispatch(["evaluate", str(folder), str(folder)])
+
+
+def test_a_model_of_tokens_says_how_it_reads_pictures(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIOSCURI_RUNS", str(tmp_path))
+    words = ["synthesize", "--model", "photos32-maskgit", "--twin", "torch", "synthesis.steps=2"]
+    words += ["synthesis.batch_size=4", "synthesis.n_samples=4"]
+    for mode, says in (("inpainting", "give a folder of tokens, or name"), ("reconstruction", "name some")):
+        with pytest.raises(UserError, match=rf"{says}.*data\.dataset_source$"):
+            dispatch([*words, f"synthesis.synthesis_mode={mode}"])
+    dispatch([*words, "synthesis.synthesis_mode=inpainting", "data.dataset_source=photos"])
+    assert len([*tmp_path.rglob("inpainted/image-*.png")]) == 4
 
 
 def test_a_run_of_other_weights_is_not_used_for_a_model(tmp_path, monkeypatch):
