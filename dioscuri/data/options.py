@@ -126,5 +126,7 @@ def data_path(data: Data, split: Split) -> Path:
 
 
 def _empty(data: Data, split: Split) -> str:
-    source = data.dataset_source
-    return f"[data] {PATH_OPTIONS[split]} is empty; '{source}' reads its {split} pictures from there"
+    source, option = data.dataset_source, PATH_OPTIONS[split]
+    if source == "tokens":
+        return f"[data] {option} is empty: give a folder of tokens, or name pictures by data.dataset_source"
+    return f"[data] {option} is empty; '{source}' reads its {split} pictures from there"

@@ -24,9 +24,7 @@ def reconstruct(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
     with the originals above them, and `report.json` with PSNR in decibels and SSIM."""
     options, data = context.hparams.synthesis, context.hparams.data
     if describe(data.dataset_source).tokens:
-        raise UserError(
-            f"[data] dataset_source '{data.dataset_source}' holds tokens, not pictures: give pictures"
-        )
+        raise UserError(f"[data] '{data.dataset_source}' holds no pictures: name some by data.dataset_source")
     pictures = checked_split(context, "test")
     split = options.split or "test"
     output = output_folder(context, checkpoint, context.directory.images, "reconstructed", split=split)
