@@ -177,6 +177,11 @@ def _no_captions(hparams: Any) -> CaptionSource | None:
     return None
 
 
+def _as_given(hparams: Any, method: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    del hparams, method
+    return given
+
+
 def _no_values(hparams: Any) -> dict[str, Array]:
     del hparams
     return {}
@@ -190,6 +195,8 @@ class Family:
     gives the shapes, under canonical names, of the network that makes pictures: a tokenizer without its
     discriminator. `training_values` gives the initial values of networks used in training only,
     `network_options` the options without them. `captions` tells how captions of pictures are encoded.
+    `arguments` gives the arguments of a mode for those of a call: JAX compiles a program for every value of
+    an option, but one for all arrays, such as the schedules that follow from options.
     """
 
     run: Callable[[Context], FamilyRun]
@@ -199,6 +206,7 @@ class Family:
     training_values: Callable[[Any], dict[str, Array]] = _no_values
     network_options: Callable[[Any], Any] = _same
     captions: Callable[[Any], CaptionSource | None] = _no_captions
+    arguments: Callable[[Any, str, Mapping[str, Any]], Mapping[str, Any]] = _as_given
     takes_tokens: bool = False
     """Whether its examples may be tokens."""
     takes_signals: bool = False

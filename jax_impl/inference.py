@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from dioscuri.contract import family_of
 from dioscuri.engine import Array, mode, padded_rows, split_arguments, step_numbers
 from dioscuri.errors import UserError, kind_of, quoted
 from dioscuri.inputs import check_lengths
@@ -57,7 +58,9 @@ class Runner:
         Noise is drawn from the key (seed, step), or given as arrays with rows first.
         """
         function = mode(self.methods, method)
-        options, numbers = split_arguments(arguments)
+        hparams = self.methods.hparams
+        given = family_of(hparams).arguments(hparams, method, arguments)
+        options, numbers = split_arguments(given)
         n = check_lengths(batch)
         rows, share = padded_rows(n, self.devices.device_count), self.devices.share
         arrays = {name: self.devices.place(share(array[rows])) for name, array in batch.items()}

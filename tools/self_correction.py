@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from dioscuri.checkpoint.trained_run import open_run
 from dioscuri.context import Context
 from dioscuri.data import open_datasets, pipeline
 from dioscuri.errors import run_command
-from dioscuri.families.sundae.training import SamplingSchedule, make_sampling_schedule
+from dioscuri.families.sundae.training import make_sampling_schedule
 from dioscuri.families.token_models.drawing import decoded, draw, order
 from dioscuri.families.token_models.report import judged
 from dioscuri.restore import load_weights
@@ -80,7 +79,7 @@ def frozen(context: Context, n: int) -> Iterator[dict[str, Array]]:
         tokens = random.integers(plan.codebook_size, size=(size, L), dtype=np.int32)
         update_steps = np.argsort(random.random((size, L)), 1) * options.steps // L
         for step, temperature in enumerate(temperatures):
-            proposed = sampled_once(context, asked | {"start": tokens}, temperature, step=first + step)
+            proposed = sampled_once(context, asked | {"start": tokens}, float(temperature), step=first + step)
             tokens = np.where(update_steps == step, proposed, tokens)
         rows = asked | {"image": decoded(context, tokens)}
         yield {name: array[: n - first] for name, array in rows.items()}
@@ -109,11 +108,12 @@ def repaired(context: Context, n: int, share: float) -> Iterator[tuple[str, list
     yield f"the same pictures repaired, {errors[1]:.1f} levels off", after
 
 
-def sampled_once(context: Context, asked: dict[str, Array], temperature: Any, step: int) -> Array:
+def sampled_once(context: Context, asked: dict[str, Array], temperature: float, step: int) -> Array:
     """All tokens sampled once."""
-    sampling = replace(context.hparams.synthesis, steps=1, min_steps=1)
-    schedule = SamplingSchedule(np.full(1, temperature, np.float32), np.ones(1, np.float32))
-    made = context.engine.run("generate", asked, ema=True, step=step, sampling=sampling, schedule=schedule)
+    lines = {"end_temperature": None, "sample_proportion": 1.0, "end_sample_proportion": None}
+    options = {"steps": 1, "min_steps": 1, "temperature": temperature, **lines}
+    sampling = replace(context.hparams.synthesis, **options)
+    made = context.engine.run("generate", asked, ema=True, step=step, sampling=sampling)
     tokens: Array = made["tokens"]
     return tokens
 

@@ -6,7 +6,7 @@ are conditions, as far as the model has them.
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,20 +137,20 @@ class MaskGITMethods(TokenModelMethods):
         frozen: Arrays,
         every_step: bool = False,
         sampling: Sampling | None = None,
+        schedule: Sequence[Array] | None = None,
     ) -> dict[str, Array]:
         """`tokens` (B, L) and, with a tokenizer, `image` (B, H, W, C), for the conditions of the batch;
         without any, `index` (B,) gives the batch size.
 
         `taken` (B,) is the number of steps that the batch needed. `every_step` adds each step's prediction of
         all tokens, `steps` (B, T, L), and which of them are masked again, `masked` (B, T, L). `sampling`
-        replaces the options of `[synthesis]`.
+        replaces the options of `[synthesis]`, and `schedule` what `make_numbers` gives for these.
         """
         example = next(value for name, value in batch.items() if name in ("index", *self.plan.conditions))
         B = len(example)
         start = jnp.full((B, self.plan.n_tokens), self.plan.mask_id, jnp.int32)
-        return self._sampled(
-            model, start, batch, noise, frozen, (sampling or self.hparams.synthesis, every_step)
-        )
+        drawing = (sampling or self.hparams.synthesis, schedule, every_step)
+        return self._sampled(model, start, batch, noise, frozen, drawing)
 
     def inpaint(
         self,
@@ -160,13 +160,13 @@ class MaskGITMethods(TokenModelMethods):
         frozen: Arrays,
         every_step: bool = False,
         sampling: Sampling | None = None,
+        schedule: Sequence[Array] | None = None,
     ) -> dict[str, Array]:
         """The same as `generate`, for pictures or tokens that are known except at `unknown` (B, L)."""
         unknown = repeat(batch["unknown"].astype(bool), "b l -> b (l m)", m=self.plan.splits)
         start = jnp.where(unknown, self.plan.mask_id, self._ids(batch, frozen))
-        return self._sampled(
-            model, start, batch, noise, frozen, (sampling or self.hparams.synthesis, every_step)
-        )
+        drawing = (sampling or self.hparams.synthesis, schedule, every_step)
+        return self._sampled(model, start, batch, noise, frozen, drawing)
 
     def _terms(self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays) -> Terms:
         """Terms of the loss: mask tokens, predict them, and score the predictions with the critic."""
@@ -193,9 +193,9 @@ class MaskGITMethods(TokenModelMethods):
         batch: Arrays,
         noise: Mapping[str, Any],
         frozen: Arrays,
-        drawing: tuple[Sampling, bool],
+        drawing: tuple[Sampling, Sequence[Array] | None, bool],
     ) -> dict[str, Array]:
-        plan, (options, every_step), B = self.plan, drawing, len(start)
+        plan, (options, numbers, every_step), B = self.plan, drawing, len(start)
         condition, has_critic = self._condition(batch), plan.options.critic != "none"
         specs = step_noise_specs(options, B, plan.n_tokens, plan.codebook_size, has_critic)
         if "sampling" in noise:
@@ -223,6 +223,7 @@ class MaskGITMethods(TokenModelMethods):
             embedding=jnp.zeros(embedding_shape(plan, B), self.dtype) if plan.options.self_cond else None,
             offsets=offsets,
             every_step=every_step,
+            numbers=numbers,
         )
         taken = {"taken": jnp.full(B, sampled.taken, jnp.int32)}
         if not every_step:

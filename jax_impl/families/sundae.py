@@ -134,17 +134,14 @@ class SundaeMethods(TokenModelMethods):
 
         `taken` (B,) is the number of steps after which a picture was finished. `every_step` adds the tokens
         after each step, `steps` (B, T, L), and which of them differ from the final ones, `masked` (B, T, L).
-        `sampling` replaces the options of `[synthesis]`, and `schedule`, the
-        temperatures and proportions of all steps, each (T,), what would follow from these options.
+        `sampling` replaces the options of `[synthesis]`, and `schedule` what `make_sampling_schedule` gives
+        for these.
         """
-        options = sampling or self.hparams.synthesis
         example = next(value for name, value in batch.items() if name in ("index", "label", "start"))
         start = batch.get("start")
         if start is None:
             start = self._random(noise, len(example))
-        if schedule is None:
-            schedule = denoising.make_sampling_schedule(options)
-        drawing = (options, denoising.SamplingSchedule(*schedule), every_step)
+        drawing = (sampling or self.hparams.synthesis, schedule, every_step)
         return self._sample(model, start.astype(jnp.int32), None, batch, noise, frozen, drawing)
 
     def inpaint(
@@ -155,12 +152,12 @@ class SundaeMethods(TokenModelMethods):
         frozen: Arrays,
         every_step: bool = False,
         sampling: Resampling | None = None,
+        schedule: Sequence[Array] | None = None,
     ) -> dict[str, Array]:
         """The same as `generate`, for pictures or tokens that are known except at `unknown` (B, L)."""
         unknown, tokens = batch["unknown"].astype(bool), self._tokens(batch, frozen)
         start = jnp.where(unknown, self._random(noise, len(tokens)), tokens)
-        options = sampling or self.hparams.synthesis
-        drawing = (options, denoising.make_sampling_schedule(options), every_step)
+        drawing = (sampling or self.hparams.synthesis, schedule, every_step)
         return self._sample(model, start, ~unknown, batch, noise, frozen, drawing)
 
     def _pass(
@@ -183,10 +180,11 @@ class SundaeMethods(TokenModelMethods):
         batch: Arrays,
         noise: Mapping[str, Any],
         frozen: Arrays,
-        drawing: tuple[Resampling, denoising.SamplingSchedule, bool],
+        drawing: tuple[Resampling, Sequence[Array] | None, bool],
     ) -> dict[str, Array]:
         """Sample with `drawing`: options, their schedule, and whether to return every step."""
-        (options, schedule, every_step), plan = drawing, self.plan
+        (options, given, every_step), plan = drawing, self.plan
+        schedule = denoising.make_sampling_schedule(options) if given is None else given
         condition, specs = self._condition(batch), denoising.step_noise_specs(options, plan, len(start))
         recorded = "sampling" not in noise
         draw = recorded_noise(noise, specs) if recorded else step_noise(noise["sampling"], specs, self.dtype)
@@ -194,7 +192,7 @@ class SundaeMethods(TokenModelMethods):
             lambda ids: model(ids, condition)[0],
             start,
             draw,
-            schedule,
+            denoising.SamplingSchedule(*schedule),
             options,
             known,
             every_step=every_step,

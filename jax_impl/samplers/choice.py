@@ -26,8 +26,6 @@ def keep_top_p(logits: Array, p: float | Array) -> Array:
     """Logits (..., K) with -inf where more likely tokens already have a total probability p (nucleus
     sampling, Holtzman et al. 2020). 1 keeps all. The smallest probability to keep is found by bisection,
     which on a CPU is much faster than XLA's sort."""
-    if isinstance(p, float) and p >= 1:
-        return logits
     probabilities = jax.nn.softmax(logits, axis=-1)
 
     def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -41,11 +39,11 @@ def keep_top_p(logits: Array, p: float | Array) -> Array:
     return jnp.where((probabilities > low) | jnp.asarray(p >= 1), logits, -jnp.inf)
 
 
-def filtered(logits: Array, options: Filters, step: Array) -> Array:
-    """Logits after both filters of a step."""
-    k, p = options.top_k, options.top_p
+def filtered(logits: Array, options: Filters, step: Array, top_p: Array) -> Array:
+    """Logits after both filters of a step; `top_p` (T,) holds that of all steps."""
+    k = options.top_k
     logits = _keep_top_k_of(logits, k, step) if isinstance(k, tuple) else keep_top_k(logits, k)
-    return keep_top_p(logits, jnp.asarray(p, logits.dtype)[step] if isinstance(p, tuple) else p)
+    return keep_top_p(logits, top_p[step].astype(logits.dtype)) if options.filters_p else logits
 
 
 def _keep_top_k_of(logits: Array, ks: tuple[int, ...], step: Array) -> Array:

@@ -168,7 +168,7 @@ class Decoder:
         logits = at_least_float32(logits)
         logits = guide(logits, self.steps.guidance[k]) if self.guided else logits
         logits = logits * self.steps.logit_scale[k]
-        allowed = filtered(logits, self.options, k)
+        allowed = filtered(logits, self.options, k, self.steps.top_p)
         return draw_tokens(allowed if temperature is None else allowed / temperature, noise), logits
 
     def _log_p(self, logits: Array, tokens: Array) -> Array:

@@ -85,7 +85,7 @@ def ancestral_step(
     logits, noise = at_least_float32(network(tokens)), draw(k)
     temperature = jnp.maximum(steps.temperature[k], LEAST_TEMPERATURE)
     by = inverse_cdf_sample if noise["tokens"].ndim == tokens.ndim else draw_tokens
-    full = by(filtered(logits, options, k) / temperature, noise["tokens"])
+    full = by(filtered(logits, options, k, steps.top_p) / temperature, noise["tokens"])
     unchanged = (noise["update"] > steps.proportion[k]) | known
     return jnp.where(unchanged, tokens, full), full
 

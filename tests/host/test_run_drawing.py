@@ -15,6 +15,7 @@ from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.context import Context
 from dioscuri.errors import UserError
 from dioscuri.families.sundae.plan import make_plan
+from dioscuri.families.sundae.training import make_sampling_schedule
 from dioscuri.families.token_models.modes import encoding, generation, reconstruction
 from dioscuri.families.token_models.modes.interactive import MOST_PICTURES, Menu
 from dioscuri.outputs.pictures import TEXT_HEIGHT
@@ -163,8 +164,9 @@ def test_the_menu_draws_what_is_asked_and_remembers_it(tmp_path, monkeypatch, ca
     assert [step for step, _, _ in calls] == [MOST_PICTURES * number for number in (1, 2, 3)]
     for _, _, given in calls:
         assert (given["sampling"].steps, given["sampling"].min_steps, given["every_step"]) == (6, 2, True)
-        np.testing.assert_allclose(given["schedule"].temperature, np.linspace(0.8, 0.1, 6), rtol=1e-6)
-        np.testing.assert_allclose(given["schedule"].proportion, 0.5)
+        steps = make_sampling_schedule(given["sampling"])
+        np.testing.assert_allclose(steps.temperature, np.linspace(0.8, 0.1, 6), rtol=1e-6)
+        np.testing.assert_allclose(steps.proportion, 0.5)
     assert [batch["label"].tolist() for _, batch, _ in calls] == [[7] * 9] * 2 + [[*range(9)]]
     folder = tmp_path / "synthesis-images" / "interactive"
     names = sorted(path.name for path in folder.glob("*.png"))

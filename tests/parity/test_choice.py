@@ -65,13 +65,16 @@ def test_filters_by_step_are_those_of_each_step():
     """In JAX the step is an array; 0, 1 and values beyond the codes keep all."""
     logits, ks, ps = logits_of(37), (0, 5, 1, 37, 100), (1.0, 0.9, 1.0, 0.2, 0.5)
     options = Filters(top_k=ks, top_p=ps, steps=5)
-    of_step = jax.jit(lambda logits, step: jax_choice.filtered(logits, options, step))
+    of_step = jax.jit(lambda logits, step, ps: jax_choice.filtered(logits, options, step, ps))
+    in_jax, in_torch, all_ps = jnp.asarray(logits), torch.from_numpy(logits), np.array(ps, np.float32)
     for step, (k, p) in enumerate(zip(ks, ps, strict=True)):
-        plain = Filters(top_k=k, top_p=p, steps=5)
-        actual = np.asarray(of_step(jnp.asarray(logits), step))
-        np.testing.assert_array_equal(actual, jax_choice.filtered(jnp.asarray(logits), plain, jnp.asarray(0)))
-        actual = torch_choice.filtered(torch.from_numpy(logits), options, step)
-        np.testing.assert_array_equal(actual, torch_choice.filtered(torch.from_numpy(logits), plain, 0))
+        made = torch_choice.filtered(in_torch, options, step, torch.from_numpy(all_ps))
+        for actual, choice, given in (
+            (of_step(in_jax, step, all_ps), jax_choice, in_jax),
+            (made, torch_choice, in_torch),
+        ):
+            expected = choice.keep_top_p(choice.keep_top_k(given, k), p)
+            np.testing.assert_array_equal(np.asarray(actual), np.asarray(expected))
 
 
 @pytest.mark.parametrize("n", [1, 7, 64])

@@ -18,22 +18,21 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
     return torch.where(logits >= least, logits, -torch.inf)
 
 
-def keep_top_p(logits: Tensor, p: float) -> Tensor:
+def keep_top_p(logits: Tensor, p: float | Tensor) -> Tensor:
     """Logits (..., K) with -inf where more likely tokens already have a total probability p (nucleus
     sampling, Holtzman et al. 2020). 1 keeps all."""
-    if p >= 1:
-        return logits
     ordered = torch.sort(logits, dim=-1, descending=True).values
     probabilities = torch.softmax(ordered, dim=-1)
     inside = torch.cumsum(probabilities, dim=-1) - probabilities < p
     least = torch.amin(torch.where(inside, ordered, torch.inf), dim=-1, keepdim=True)
-    return torch.where(logits >= least, logits, -torch.inf)
+    return torch.where((logits >= least) | (p >= 1), logits, -torch.inf)
 
 
-def filtered(logits: Tensor, options: Filters, step: int) -> Tensor:
-    """Logits after both filters of a step."""
-    k, p = (x[step] if isinstance(x, tuple) else x for x in (options.top_k, options.top_p))
-    return keep_top_p(keep_top_k(logits, int(k)), p)
+def filtered(logits: Tensor, options: Filters, step: int, top_p: Tensor) -> Tensor:
+    """Logits after both filters of a step; `top_p` (T,) holds that of all steps."""
+    k = options.top_k
+    logits = keep_top_k(logits, k[step] if isinstance(k, tuple) else k)
+    return keep_top_p(logits, top_p[step].to(logits.dtype)) if options.filters_p else logits
 
 
 def draw_tokens(logits: Tensor, gumbel: Tensor) -> Tensor:

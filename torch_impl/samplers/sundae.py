@@ -79,7 +79,7 @@ def ancestral_step(
     logits, noise = at_least_float32(network(tokens)), draw(k)
     temperature = steps.temperature[k].clamp(min=LEAST_TEMPERATURE)
     by = inverse_cdf_sample if noise["tokens"].ndim == tokens.ndim else draw_tokens
-    full = by(filtered(logits, options, k) / temperature, noise["tokens"])
+    full = by(filtered(logits, options, k, steps.top_p) / temperature, noise["tokens"])
     unchanged = (noise["update"] > steps.proportion[k]) | known
     return torch.where(unchanged, tokens, full), full
 

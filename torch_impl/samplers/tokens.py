@@ -1,5 +1,7 @@
 """The entry point of all token samplers."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from dioscuri.families.maskgit.decoding import make_steps, positions_to_predict
@@ -21,15 +23,17 @@ def sample_tokens(
     embedding: Tensor | None = None,
     offsets: Tensor | None = None,
     every_step: bool = False,
+    numbers: Sequence[Tensor] | None = None,
 ) -> Sampled:
     """Sample the tokens that are masked in `start` (B, L).
 
     `noise(k, positions)` returns the noise of a step. An `embedding` (B, L', C) of zeros enables
     self-conditioning. `offsets` (B,) roll the Halton order (`randomize`). With `every_step`, the Halton
     sampler predicts the whole picture in every step; otherwise `drawn` holds only the tokens that it writes.
+    `numbers` are for `make_steps`.
     """
     counts = positions_to_predict(options, start.shape[1], every_step=every_step)
-    steps = steps_like(make_steps(options, start.shape[1]), start)
+    steps = steps_like(make_steps(options, start.shape[1], numbers), start)
     decoder = make_decoder(predictor, options, steps, noise, counts)
     match options.sampler:
         case "halton":

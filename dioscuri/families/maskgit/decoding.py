@@ -1,11 +1,15 @@
 """The sampling schedule of tokens: numbers and noise of every step, independent of the network."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from dioscuri.families.maskgit.options import HParams
 from dioscuri.families.maskgit.remasking import remasking, schedule_times, staying
-from dioscuri.families.token_models.masking_options import Sampling
+from dioscuri.families.maskgit.transformers import plan_of
+from dioscuri.families.token_models.masking_options import Sampling, without_numbers
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.schedules import mask_ratio
 
@@ -14,34 +18,59 @@ class Steps(NamedTuple):
     """Arrays with one row for each of T steps.
 
     `masked` (T, L + 1) int32: number of masked tokens after the step (with the scores sampler: before it), by
-    the number masked at the start. The others are (T,) float32: `temperature` of the confidences' noise (with
+    the number masked at the start. The others are (T,), float32 except for `top_p`: `ratio`, the share of
+    masked tokens after the step, of those masked at the start; `temperature` of the confidences' noise (with
     the scores sampler: of the logits); `logit_scale`, a factor; `guidance`, the factor w in
     unconditional + w (conditional - unconditional); `critic_noise`; `remask` and `stay`, probabilities that a
-    sampled token is masked again and that a masked one stays masked; `ratio`, the share of masked tokens
-    after the step, of those masked at the start.
+    sampled token is masked again and that a masked one stays masked; and the option `top_p`.
     """
 
     masked: Any
+    ratio: Any
     temperature: Any
     logit_scale: Any
     guidance: Any
     critic_noise: Any
     remask: Any
     stay: Any
-    ratio: Any
+    top_p: Any
 
 
-def make_steps(options: Sampling, n_tokens: int) -> Steps:
-    """The schedule for pictures of `n_tokens`."""
-    masked = _masked(options, n_tokens)
-    rows = [row(options) for row in (_temperature, _logit_scale, _guidance, _critic_noise)]
-    rows += [remasking(options, n_tokens), staying(options, n_tokens)]
+NUMBERS = (
+    *("temperature", "logit_scale", "logit_scale_power", "logit_scale_warmup", "softmax_temperature"),
+    *("guidance_schedule", "guidance_power", "guidance_start", "guidance_time", "critic_noise_scale"),
+    *("remask_rate", "legacy_temperature", "legacy_guidance", "legacy_softmax_temperature"),
+)
+"""Options that only `make_numbers` reads; of `guidance_scale`, others read whether it is 0."""
+
+
+def make_steps(options: Sampling, n_tokens: int, numbers: Sequence[Any] | None = None) -> Steps:
+    """The schedule for pictures of `n_tokens`; `numbers` replaces what `make_numbers` gives."""
     if options.mask_counts:
         ratio = np.asarray(options.mask_counts, np.float32) / n_tokens
     else:
         times = schedule_times(options, n_tokens).astype(np.float32)
         ratio = mask_ratio(options.sampling_schedule, times, float(n_tokens))
-    return Steps(masked, *[row.astype(np.float32) for row in [*rows, ratio]])
+    given = make_numbers(options, n_tokens) if numbers is None else numbers
+    return Steps(_masked(options, n_tokens), ratio.astype(np.float32), *given)
+
+
+def make_numbers(options: Sampling, n_tokens: int) -> tuple[np.ndarray, ...]:
+    """The arrays of `Steps` from `temperature` on."""
+    rows = [row(options) for row in (_temperature, _logit_scale, _guidance, _critic_noise)]
+    rows += [remasking(options, n_tokens), staying(options, n_tokens)]
+    return (*[row.astype(np.float32) for row in rows], np.full(options.steps, options.top_p))
+
+
+def sampling_arguments(hparams: HParams, method: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """See `dioscuri.contract.Family`: the numbers of the steps are data."""
+    if method not in ("generate", "inpaint"):
+        return given
+    options = given.get("sampling") or hparams.synthesis
+    is_guided = float(options.guidance_scale > 0)
+    fixed = replace(without_numbers(options, NUMBERS), guidance_scale=is_guided)
+    numbers = make_numbers(options, plan_of(hparams).n_tokens)
+    return {**given, "sampling": fixed, "schedule": numbers}
 
 
 def positions_to_predict(options: Sampling, n_tokens: int, *, every_step: bool = False) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from dioscuri.contract import Family
 from dioscuri.errors import UserError
 from dioscuri.families.classes import check_classes
 from dioscuri.families.maskgit import transformers
+from dioscuri.families.maskgit.decoding import sampling_arguments
 from dioscuri.families.maskgit.options import HParams, Loss
 from dioscuri.families.maskgit.plan import TransformerPlan
 from dioscuri.families.maskgit.training import BUCKETS
@@ -152,5 +153,6 @@ FAMILY = Family(
     network_shapes=_network_shapes,
     check_examples=check_examples,
     captions=caption_source,
+    arguments=sampling_arguments,
     takes_tokens=True,
 )

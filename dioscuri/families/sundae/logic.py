@@ -12,6 +12,7 @@ from dioscuri.errors import UserError
 from dioscuri.families.classes import check_classes
 from dioscuri.families.sundae.options import HParams
 from dioscuri.families.sundae.plan import parameter_table, plan_of
+from dioscuri.families.sundae.training import sampling_arguments
 from dioscuri.families.token_models.checks import check_tokenizer, check_tokens
 from dioscuri.families.token_models.drawing import check_draws, draw
 from dioscuri.families.token_models.modes.generation import number_of_pictures
@@ -131,6 +132,7 @@ FAMILY = Family(
     check_options=check_options,
     network_shapes=_network_shapes,
     check_examples=check_examples,
+    arguments=sampling_arguments,
     takes_tokens=True,
     grey_levels=True,
 )

@@ -1,11 +1,14 @@
 """Metrics and noise of SUNDAE's training, and the schedule and noise of its samplers."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dioscuri.families.sundae.denoising_options import Resampling, Unrolling
+from dioscuri.families.sundae.options import HParams
 from dioscuri.families.sundae.plan import DenoiserPlan
+from dioscuri.families.token_models.masking_options import without_numbers
 from dioscuri.plans.noise import NoiseSpec
 
 
@@ -26,17 +29,31 @@ def training_noise(options: Unrolling, plan: DenoiserPlan, batch: int) -> tuple[
 
 
 class SamplingSchedule(NamedTuple):
-    """`temperature` and `proportion`, both (T,) float32."""
+    """`temperature` and `proportion`, both (T,) float32, and `top_p` (T,)."""
 
     temperature: Any
     proportion: Any
+    top_p: Any
+
+
+NUMBERS = ("temperature", "end_temperature", "sample_proportion", "end_sample_proportion")
+"""Options that only `make_sampling_schedule` reads."""
 
 
 def make_sampling_schedule(options: Resampling) -> SamplingSchedule:
     """The schedule of all steps."""
     temperature = _line(options, options.temperature, options.end_temperature)
     proportion = _line(options, options.sample_proportion, options.end_sample_proportion)
-    return SamplingSchedule(temperature, proportion)
+    return SamplingSchedule(temperature, proportion, np.full(options.steps, options.top_p))
+
+
+def sampling_arguments(hparams: HParams, method: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """See `dioscuri.contract.Family`: the schedule is data."""
+    if method not in ("generate", "inpaint"):
+        return given
+    options = given.get("sampling") or hparams.synthesis
+    schedule = make_sampling_schedule(options)
+    return {**given, "sampling": without_numbers(options, NUMBERS), "schedule": schedule}
 
 
 def step_noise_specs(options: Resampling, plan: DenoiserPlan, batch: int) -> tuple[NoiseSpec, ...]:

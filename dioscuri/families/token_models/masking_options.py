@@ -1,8 +1,8 @@
 """Options of masking, its loss, and sampling of tokens (Chang et al. 2022, MaskGIT, and what followed)."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 from dioscuri.errors import UserError
 from dioscuri.families.token_models.remasking_options import Remasking, check_remasking
@@ -91,6 +91,21 @@ class Filters:
         if 0 in (self.top_p if isinstance(self.top_p, tuple) else (self.top_p,)):
             raise UserError("[synthesis] top_p must be above 0: otherwise nothing can be sampled")
         check_lists({"top_k": self.top_k, "top_p": self.top_p}, self.steps)
+
+    @property
+    def filters_p(self) -> bool:
+        """Whether `top_p` leaves codes out in any step."""
+        return min(self.top_p if isinstance(self.top_p, tuple) else (self.top_p,)) < 1
+
+
+FiltersT = TypeVar("FiltersT", bound=Filters)
+
+
+def without_numbers(options: FiltersT, names: Sequence[str]) -> FiltersT:
+    """The options with one value for all that only change numbers of the steps: `names`, and `top_p` where it
+    leaves codes out. JAX compiles one program for them, and takes the numbers as arrays."""
+    usual: dict[str, Any] = {field.name: field.default for field in fields(options) if field.name in names}
+    return replace(options, **{**usual, "top_p": 0.5 if options.filters_p else 1.0})
 
 
 def check_lists(options: Mapping[str, Any], steps: int) -> None:

@@ -14,7 +14,6 @@ from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
-from dioscuri.families.sundae.training import make_sampling_schedule
 from dioscuri.families.token_models.drawing import decoded
 from dioscuri.families.token_models.films import frames_of
 from dioscuri.outputs.pictures import in_rows, save_grid
@@ -139,9 +138,8 @@ class Menu:
     def _made(self, request: Request, number: int) -> dict[str, Array]:
         options = self.context.hparams.synthesis
         names = ("temperature", "end_temperature", "sample_proportion", "end_sample_proportion")
-        chosen = {name: getattr(request, name) for name in ("steps", *names)}
-        sampling = replace(options, steps=request.steps, min_steps=request.min_steps)
-        schedule = make_sampling_schedule(replace(sampling, **chosen))
+        chosen = {name: getattr(request, name) for name in ("steps", "min_steps", *names)}
+        sampling = replace(options, **chosen)
         size, batches = min(options.batch_size, request.pictures), []
         for first in range(0, request.pictures, size):
             index = np.arange(first, first + size, dtype=np.int32)
@@ -156,7 +154,6 @@ class Menu:
                 step=number * MOST_PICTURES + first // size,
                 every_step=request.history,
                 sampling=sampling,
-                schedule=schedule,
             )
             batches.append(made)
         return {
