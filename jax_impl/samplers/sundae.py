@@ -85,7 +85,10 @@ def ancestral_step(
     logits, noise = at_least_float32(network(tokens)), draw(k)
     temperature = jnp.maximum(steps.temperature[k], LEAST_TEMPERATURE)
     by = inverse_cdf_sample if noise["tokens"].ndim == tokens.ndim else draw_tokens
-    full = by(filtered(logits, options, k, steps.top_p) / temperature, noise["tokens"])
+    allowed = filtered(logits, options, k, steps.top_p)
+    # The largest becomes 0 before the division, not in softmax alone: XLA on a CPU may contract the two into
+    # one operation with another rounding, whose error at temperature 0 is beyond the range of exp.
+    full = by((allowed - allowed.max(-1, keepdims=True)) / temperature, noise["tokens"])
     unchanged = (noise["update"] > steps.proportion[k]) | known
     return jnp.where(unchanged, tokens, full), full
 

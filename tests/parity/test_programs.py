@@ -32,7 +32,7 @@ CASES = {
         "sundae",
         {},
         [
-            *({}, {"temperature": 0.5}, {"end_temperature": 0.5}, {"sample_proportion": 0.1}),
+            *({}, {"temperature": 0.0}, {"end_temperature": 0.0}, {"sample_proportion": 0.1}),
             {"end_sample_proportion": 1.0},
         ],
     ),
