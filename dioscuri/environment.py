@@ -61,6 +61,14 @@ def keep_freed_memory() -> None:
         library.mallopt(_M_TRIM_THRESHOLD, _ALL_BYTES)
 
 
+def give_back_freed_memory() -> None:
+    """Return freed memory to the system, where the C library can: what a compilation leaves is of no use to
+    the steps, whose arrays are larger than its pieces."""
+    library = CDLL(None) if sys.platform == "linux" else None
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
+
+
 def _is_installed() -> bool:
     """Whether this package is installed for the interpreter; the frameworks are then the user's choice."""
     if not _SETUP.is_file():

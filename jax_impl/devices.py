@@ -5,6 +5,7 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.util import find_spec
 from threading import Thread
 
@@ -16,7 +17,7 @@ from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dioscuri.environment import keep_freed_memory
+from dioscuri.environment import give_back_freed_memory, keep_freed_memory
 from dioscuri.errors import UserError
 from dioscuri.job import await_coordinator, job_of, not_joined
 from dioscuri.places import cache_folder
@@ -33,6 +34,9 @@ _CACHE_BYTES = 2 << 30
 
 _LEAST_SECONDS = 0.1
 """Programs that compile faster are not cached. JAX's default, a second, leaves out a run's noise."""
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+"""What JAX tells after it has compiled a program, or read it from the cache."""
 
 _SECONDS_TO_LEAVE = 10
 """How long the coordinator outlives its run where another process was killed, or does not end."""
@@ -128,6 +132,10 @@ def open_devices(num_gpus: int, num_cpu_devices: int = 0, timeout: int = 600) ->
     """
     if not num_gpus:
         keep_freed_memory()
+        _give_back_after_compiling()
+        if num_cpu_devices < 2 and job_of("jax").count < 2:
+            # Otherwise the next step takes its memory before the last one has given its own back.
+            jax.config.update("jax_cpu_enable_async_dispatch", False)
         jax.config.update("jax_platforms", "cpu")
         if num_cpu_devices:
             with suppress(
@@ -172,6 +180,17 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
     jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
+
+
+@cache  # once in a process
+def _give_back_after_compiling() -> None:
+    """Return to the system what making the engine, tracing and compiling have freed, before a step runs."""
+
+    def on_event(event: str, seconds: float, **_: object) -> None:
+        if event == _COMPILED and seconds >= _LEAST_SECONDS:
+            give_back_freed_memory()
+
+    jax.monitoring.register_event_duration_secs_listener(on_event)
 
 
 def _join_processes(timeout: int) -> None:

@@ -208,8 +208,10 @@ class Engine:
         return self.devices.shared if self.layout.shards > 1 else self.devices.replicated
 
     def _vector(self, arrays: Mapping[str, Array]) -> jax.Array:
+        """The vector of parameters, in new memory: it may not be that of NumPy, since the step donates it."""
         flat = pack(arrays, self.layout, self.dtype)
-        return jax.make_array_from_callback(flat.shape, self._sharding, lambda index: flat[index])
+        array = jax.make_array_from_callback(flat.shape, self._sharding, lambda index: flat[index])
+        return jax.device_put(array, self._sharding, may_alias=False)
 
     def _cast(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         return {name: np.asarray(array, self.dtype) for name, array in arrays.items()}
@@ -218,7 +220,7 @@ class Engine:
         check_shapes(buffers, {name: array.shape for name, array in self.initial_buffers.items()})
         sums = jnp.zeros(len(self.metric_names) + 1, self.dtype)
         held = {name: array for name, array in state._asdict().items() if name in _VECTORS}
-        placed = jax.device_put(held, self._sharding, may_alias=False)
+        placed = jax.device_put(held, self._sharding)
         counters = {
             name: self._replicate(array) for name, array in state._asdict().items() if name not in _VECTORS
         }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dioscuri import environment
 from dioscuri.checkpoint.directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
@@ -182,6 +183,36 @@ def test_freed_memory_is_kept_unless_the_user_has_set_the_allocator(tmp_path, tu
     )
     result = run(sys.executable, script, cwd=tmp_path, GLIBC_TUNABLES=tunables, PYTHONPATH=str(ROOT))
     assert (result.returncode, result.stdout) == (0, f"{kept}\n"), result.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have another allocator")
+def test_freed_memory_that_was_kept_goes_back_when_asked(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from dioscuri.environment import give_back_freed_memory, keep_freed_memory\n"
+        "from dioscuri.plans.footprint import resident_bytes\n"
+        "keep_freed_memory()\nbefore = resident_bytes()\n"
+        "array = bytearray(b'x') * 2**27\nlater = bytearray(100)\ndel array\ngive_back_freed_memory()\n"
+        "print(resident_bytes() - before < 2**26)\n"
+    )
+    tunables = "glibc.malloc.hugetlb=1"
+    result = run(sys.executable, script, cwd=tmp_path, GLIBC_TUNABLES=tunables, PYTHONPATH=str(ROOT))
+    assert (result.returncode, result.stdout) == (0, "True\n"), result.stderr
+
+
+def test_a_system_that_cannot_give_back_memory_goes_on(monkeypatch):
+    loaded = []
+
+    def load(name):
+        loaded.append(name)
+        return object()  # a C library without malloc_trim
+
+    monkeypatch.setattr(environment, "CDLL", load)
+    for system, expected in (("linux", [None]), ("win32", [])):
+        monkeypatch.setattr(environment.sys, "platform", system)
+        environment.give_back_freed_memory()
+        assert loaded == expected
+        loaded.clear()
 
 
 def test_what_comes_from_standard_input_is_not_started_again(tree):
