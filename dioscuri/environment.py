@@ -64,8 +64,7 @@ def keep_freed_memory() -> None:
 def give_back_freed_memory() -> None:
     """Return freed memory to the system, where the C library can: what a compilation leaves is of no use to
     the steps, whose arrays are larger than its pieces."""
-    library = CDLL(None) if sys.platform == "linux" else None
-    if hasattr(library, "malloc_trim"):
+    if sys.platform == "linux" and hasattr(library := CDLL(None), "malloc_trim"):
         library.malloc_trim(0)
 
 

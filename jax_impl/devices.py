@@ -186,8 +186,8 @@ def use_compilation_cache() -> None:
 def _give_back_after_compiling() -> None:
     """Return to the system what making the engine, tracing and compiling have freed, before a step runs."""
 
-    def on_event(event: str, seconds: float, **_: object) -> None:
-        if event == _COMPILED and seconds >= _LEAST_SECONDS:
+    def on_event(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == _COMPILED and duration_secs >= _LEAST_SECONDS:
             give_back_freed_memory()
 
     jax.monitoring.register_event_duration_secs_listener(on_event)
