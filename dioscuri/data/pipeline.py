@@ -8,6 +8,7 @@ the stream resumes from (seed, position) alone, in the middle of an epoch, on an
 cross the borders of epochs; a set smaller than the batch is repeated.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -85,7 +86,10 @@ class TrainingBatches(Iterator[Batch]):
         self._shuffled = ShuffledPositions(
             len(examples), self._seed, batch_size, process_index, process_count, self._first
         )
-        self._reader, self._mappers = ThreadPoolExecutor(1), ThreadPoolExecutor(options.run.num_cpus)
+        self._reader = ThreadPoolExecutor(1)
+        self._mappers = ThreadPoolExecutor(
+            min(options.run.num_cpus, os.cpu_count() or 1), thread_name_prefix="map"
+        )
         self._ahead: deque[Future[Batch]] = deque()
 
     def __next__(self) -> Batch:

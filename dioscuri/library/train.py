@@ -38,7 +38,7 @@ def train(
         raise UserError("train was called from the callback of another train: call it after that has ended")
     program, home = open_twin(twin), here().home(twin)
     words = _words(configuration(path)[0], overrides, home)
-    on_metrics = callback and _marked(callback)
+    on_metrics = None if callback is None else _marked(callback)
     directory, n_processes = start(program, home, path, words, prepare_training, on_metrics)
     if n_processes > 1:
         raise UserError(

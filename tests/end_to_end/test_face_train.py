@@ -36,6 +36,16 @@ def test_a_run_is_trained_and_its_best_model_returned(tmp_path, twin, capsys):
     assert "this run has trained for its 4 batches" in capsys.readouterr().out
 
 
+def test_an_empty_list_that_can_be_called_is_a_callback(tmp_path):
+    class Steps(list):
+        def __call__(self, step, metrics):
+            self.append(step)
+
+    cfg, steps = tiny.write_tiny(tmp_path), Steps()
+    import_module("dioscuri.torch").train(cfg, callback=steps, run__root=str(tmp_path), total_train_steps=1)
+    assert steps == [1]
+
+
 @pytest.mark.parametrize("twin", ["torch", "jax"])
 def test_train_is_refused_in_its_own_callback(tmp_path, twin):
     dio, cfg = import_module(f"dioscuri.{twin}"), tiny.write_tiny(tmp_path)

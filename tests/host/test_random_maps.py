@@ -1,5 +1,7 @@
 """Random affine maps of training pictures."""
 
+import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -39,8 +41,8 @@ def mapped(pictures, back):
     return affine._mapped(pictures, np.asarray(back, float))
 
 
-def options(source="custom", channels=1, **maps):
-    return make_options(source, SIDE, channels, random_horizontal_flip=False, **maps)
+def options(source="custom", channels=1, **more):
+    return make_options(source, SIDE, channels, random_horizontal_flip=False, **more)
 
 
 def first(pictures, chosen, n, **more):
@@ -142,6 +144,18 @@ def test_the_map_depends_on_seed_and_position_only():
     second = first(pictures, chosen, 4, state={"seed": chosen.run.seed, "next_index": 1, "batch_size": 4})
     np.testing.assert_array_equal(second, whole[4:])
     assert (first(pictures, options(**FULL, seed=6), 8) != whole).any()
+
+
+def test_no_more_threads_than_processors_map_pictures(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    pictures = smooth(64)
+    stream = training_batches(
+        array_set("pictures", pictures, range(64)), options(**FULL, num_cpus=1000), batch_size=64
+    )
+    next(stream)
+    names = [thread.name for thread in threading.enumerate() if thread.name.startswith("map")]
+    stream.close()
+    assert 1 <= len(names) <= 2
 
 
 def test_grey_digits_are_mapped_before_they_are_binarised():
