@@ -65,10 +65,12 @@ def replacing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         try:
             temporary.replace(path)
         except OSError:
-            if aside.exists():
+            if aside.exists() and not path.exists():
                 aside.replace(path)
             raise
-        shutil.rmtree(aside, ignore_errors=True)
+        finally:
+            if path.exists():  # this folder or that of another thread
+                shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {write_failure(error)}") from error
     finally:

@@ -38,7 +38,7 @@ def test_a_run_is_trained_and_its_best_model_returned(tmp_path, twin, capsys):
 
 def test_an_empty_list_that_can_be_called_is_a_callback(tmp_path):
     class Steps(list):
-        def __call__(self, step, metrics):
+        def __call__(self, step, _metrics):
             self.append(step)
 
     cfg, steps = tiny.write_tiny(tmp_path), Steps()

@@ -258,6 +258,23 @@ def test_threads_that_write_the_same_thing_do_not_share_a_temporary_name(tmp_pat
     assert names_in(tmp_path) == ["a"]
 
 
+def test_a_folder_put_aside_for_one_that_came_too_late_is_gone(tmp_path, monkeypatch):
+    folder, rename = tmp_path / "folder", Path.replace
+    folder.mkdir()
+    (folder / "old").touch()
+
+    def replace(path, target):
+        if path.suffix == ".dioscuri-partial":  # now another thread's folder takes the place
+            (target / "theirs").mkdir(parents=True)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(UserError, match="not empty"), replacing_folder(folder, overwrite=True) as temporary:
+        (temporary / "ours").touch()
+    assert names_in(tmp_path) == ["folder"]
+    assert names_in(folder) == ["theirs"]
+
+
 def test_folders_in_which_nothing_was_written_are_gone(tmp_path):
     path = tmp_path / "new" / "inner" / "a"
     check_writable(path)
