@@ -7,8 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 from dioscuri.errors import UserError
+
+_HELD: set[Path] = set()
+"""Run folders that this process has locked. The kernel's lock keeps other processes out, not other threads,
+and closing a second descriptor of its file would release it."""
+_HELD_GUARD = Lock()
 
 
 @dataclass
@@ -46,23 +52,24 @@ class RunDirectory:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Create the folder and hold its lock; a `UserError` if the folder cannot be written or
-        another process holds the lock.
+        another process or thread holds the lock.
 
         This is a record lock of the kernel: it ends with the process, in whatever way, and children do not
         inherit it. If the folder holds nothing else at the end, it is removed.
         """
-        descriptor = self._open_lock()
-        try:
-            _take(descriptor, self._lock)
-            self._descriptor = descriptor
-            self._remove_litter()
+        with _alone_in_process(self.path):
+            descriptor = self._open_lock()
             try:
-                yield
+                _take(descriptor, self._lock)
+                self._descriptor = descriptor
+                self._remove_litter()
+                try:
+                    yield
+                finally:
+                    self._remove_if_unused()
             finally:
-                self._remove_if_unused()
-        finally:
-            self._descriptor = None
-            os.close(descriptor)
+                self._descriptor = None
+                os.close(descriptor)
 
     def check_held(self) -> None:
         """Raise a `UserError` if the lock file was removed or another process holds the lock."""
@@ -124,6 +131,22 @@ def remove(path: Path) -> None:
             shutil.rmtree(path)
         except OSError as error:
             raise UserError(f"run directory {path} cannot be removed completely: {error.strerror}") from error
+
+
+@contextmanager
+def _alone_in_process(path: Path) -> Iterator[None]:
+    """Raise a `UserError` if another thread of this process has locked the run's folder."""
+    folder = path.resolve()
+    with _HELD_GUARD:
+        if folder in _HELD:
+            raise UserError(
+                f"run directory {path} is in use by this process: wait, or choose another run.name"
+            )
+        _HELD.add(folder)
+    try:
+        yield
+    finally:
+        _HELD.remove(folder)
 
 
 def _take(descriptor: int, file: Path) -> None:

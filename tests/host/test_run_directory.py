@@ -69,6 +69,21 @@ def test_a_lock_that_was_looked_at_is_held_all_the_same(tmp_path):
     assert f"in use by process {os.getpid()}" in done.stderr
 
 
+def test_another_thread_is_refused_and_leaves_the_lock_alone(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "logs-x")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with RunDirectory.of(tmp_path, "x").locked():
+        with (
+            pytest.raises(UserError, match="in use by this process"),
+            RunDirectory.of(tmp_path, "x").locked(),
+        ):
+            pytest.fail("the lock was given twice")
+        done = subprocess.run(command, input="", capture_output=True, text=True, env=environment, check=False)
+    assert f"in use by process {os.getpid()}" in done.stderr
+    with RunDirectory.of(tmp_path, "x").locked():
+        pass
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_folder_without_content_is_removed_at_the_end(tmp_path, kept):
     folder = tmp_path / "logs-x"
