@@ -67,7 +67,7 @@ def _mapped(picture: Array, back: Array) -> Array:
     planes = np.moveaxis(picture, -1, 0).reshape(-1, H, W)
     padded = np.pad(planes, ((0, 0), (margin, margin), (margin, margin)), mode="symmetric")
     made = np.stack([_transformed(plane, (W, H), inner.ravel().tolist()) for plane in padded])
-    return np.moveaxis(made.reshape(picture.shape[-1], *picture.shape[:-1]), 0, -1)
+    return np.ascontiguousarray(np.moveaxis(made.reshape(picture.shape[-1], *picture.shape[:-1]), 0, -1))
 
 
 def _transformed(plane: Array, size: tuple[int, int], numbers: Sequence[float]) -> Array:
