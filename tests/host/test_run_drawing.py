@@ -218,7 +218,7 @@ def test_the_menu_without_classes_asks_for_none(tmp_path, monkeypatch):
 
 def test_modes_that_need_pictures_say_so(tmp_path):
     tokens = Context(tiny(), RunDirectory(tmp_path), None, Engine())
-    with pytest.raises(UserError, match="'tokens' holds no pictures: name some by data.dataset_source"):
+    with pytest.raises(UserError, match=r"'tokens' holds no pictures: name some by data.dataset_source"):
         reconstruction.reconstruct(tokens, None, CHECKPOINT)
     with pytest.raises(UserError, match="dataset_source 'tokens' holds tokens already: give pictures"):
         encoding.encode(tokens, None, CHECKPOINT)
