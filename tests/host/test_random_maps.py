@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 
 from dioscuri.data import affine
+from dioscuri.data.descriptors import DESCRIPTORS
 from dioscuri.data.picture_set import array_set
 from dioscuri.data.pipeline import evaluation_batches, training_batches
-from dioscuri.data.sources import open_datasets
 from dioscuri.errors import UserError
+from dioscuri.hparams import load
+from dioscuri.hparams.random_maps import PICTURES
+from dioscuri.places import examples
 from tests.support import tiny_maskgit
 from tests.support.data_options import make_options
 
 SIDE = 16
 NONE = {"random_rotation": 0.0, "random_scale": 0.0, "random_shear": 0.0, "random_translation": 0.0}
 FULL = {"random_rotation": 20.0, "random_scale": 0.1, "random_shear": 10.0, "random_translation": 0.1}
-ROUNDING = 1
 
 
 def smooth(n, channels=1, *, frames=0):
@@ -123,7 +125,8 @@ def test_smooth_pictures_are_those_of_the_mapped_places():
             + a * b * picture[top + 1, left + 1]
         )
         assert inside.mean() > 0.5
-        np.testing.assert_allclose(result[inside], linear, atol=5)
+        # Bicubic and linear values differ by up to 3.03 levels here.
+        np.testing.assert_allclose(result[inside], linear, atol=4)
     assert (made != pictures).any(axis=(1, 2, 3)).all()
 
 
@@ -177,20 +180,12 @@ def test_evaluation_and_the_default_leave_pictures_alone():
     assert sorted(map(bytes, plain)) == sorted(map(bytes, pictures))
 
 
-def test_the_embedded_digits_stay_near_themselves():
-    chosen = make_options("digits", 8, 1, random_translation=0.01, random_rotation=1.0)
-    train = open_datasets(chosen).train
-    stream = training_batches(train, chosen, batch_size=100)
-    made = next(stream)["image"].astype(float)
-    stream.close()
-    plain = training_batches(train, make_options("digits", 8, 1), batch_size=100)
-    assert 0 < np.abs(made - next(plain)["image"]).mean() < 8
-    plain.close()
-
-
 def test_tokens_and_sounds_have_no_map():
+    assert set(PICTURES) == {name for name, of in DESCRIPTORS.items() if of.rank > 1 and not of.tokens}
     with pytest.raises(UserError, match=r"random_rotation .*dataset_source"):
         tiny_maskgit.tiny("data.dataset_source=tokens", "data.random_rotation=5")
+    with pytest.raises(UserError, match=r"random_rotation .*dataset_source"):
+        load(examples() / "metroplex" / "audio_16bit.cfg", ["data.random_rotation=5"])
 
 
 @pytest.mark.parametrize(
