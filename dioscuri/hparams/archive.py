@@ -166,8 +166,14 @@ def _check_family(saved: Document, words: Sequence[Setting], log_root: Path) -> 
 
 def _check_architecture(before: Any, after: Any, saved: Document, path: Path) -> None:
     fixed = family(settings(saved, path.parent)).ARCHITECTURE
+    free = {
+        (section, declared.name)
+        for section, options in _sections(after)
+        for declared in fields(options)
+        if declared.metadata["free"]
+    }
     for section, option, old, new in _differences(before, after):
-        if section in fixed or f"{section}.{option}" in fixed:
+        if (section in fixed or f"{section}.{option}" in fixed) and (section, option) not in free:
             raise UserError(
                 f"{command_line.SOURCE}: [{section}] {option} = {shorten(new)} would change the architecture "
                 f"of the run '{before.run.name}', which has {shorten(old)}: choose another run.name, or "

@@ -35,6 +35,7 @@ def option(
     needs: tuple[str, Sequence[Any]] | None = None,
     needs_any: Sequence[tuple[str, Sequence[Any]]] = (),
     twin: str | None = None,
+    free: bool = False,
 ) -> Any:
     """Declare an option: a dataclass field with metadata. Without a default it is required.
 
@@ -44,10 +45,11 @@ def option(
     may be the name of a model shipped with Dioscuri. `alias`: further names of the option.
     `needs`: another option, of the section or as `section.option`, and its values with which this option is
     used, where () stands for all that are not off; with any other value, this option is refused. `needs_any`:
-    several of these, one of which must hold. `twin`: the only twin that uses the option.
+    several of these, one of which must hold. `twin`: the only twin that uses the option. `free`: an existing
+    run may change it, whatever its section, because the weights do not depend on it.
     """
     metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "path": path, "twin": twin}
-    metadata["model"] = model
+    metadata |= {"model": model, "free": free}
     switches = (needs,) if needs else tuple(needs_any)
     return field(default=default, metadata={**metadata, "alias": tuple(alias), "needs": switches})
 

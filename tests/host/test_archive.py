@@ -4,6 +4,7 @@ import json
 import stat
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,8 @@ from dioscuri.run import start as starting
 from dioscuri.twins import Twin
 from tests.support.fake_engine import FakeEngine
 from tests.support.tiny import TINY, write_tiny
+
+EGS = Path(__file__).parents[2] / "egs"
 
 
 @pytest.fixture
@@ -183,6 +186,17 @@ class TestArchitecture:
         assert line.startswith(f"command line: {expected}")
         assert line.endswith("choose another run.name, or remove the run with 'sh reset.sh tiny'")
         assert copy_path(root, "tiny").read_text() == before
+
+    @pytest.mark.parametrize(
+        ("family", "word"),
+        [("maskgit", "hidden_dropout"), ("maskgit", "attention_dropout"), ("vqgan", "dropout")],
+    )
+    def test_does_not_include_dropout(self, root, family, word):
+        cfg = EGS / family / "digits.cfg"
+        settle(cfg, [f"model.{word}=0.25"], root)
+        options, messages = settle(cfg, [f"model.{word}=0.5"], root)
+        assert getattr(options.model, word) == 0.5
+        assert f"[model] {word}: 0.5 from the command line" in messages[-1]
 
     def test_may_be_repeated(self, cfg, root):
         settle(cfg, [], root)

@@ -58,6 +58,7 @@ class Transformer:
         0.0,
         low=0,
         high=1,
+        free=True,
         needs=("architecture", WITH_DROPOUT),
         doc="dropout of embeddings and feed-forward layers; not with uvitbert, maskgen and meissonic",
     )
@@ -65,6 +66,7 @@ class Transformer:
         0.0,
         low=0,
         high=1,
+        free=True,
         needs=("architecture", WITH_DROPOUT),
         doc="dropout of attention probabilities; not with uvitbert, maskgen and meissonic",
     )

@@ -76,7 +76,11 @@ class Tokenizer(OneDTokens):
     )
     norm_groups: int = option(32, low=1, high=2**14, doc="groups of the group norms")
     dropout: float = option(
-        0.0, low=0, high=0.99, doc="dropout rate before the second convolution of a block"
+        0.0,
+        low=0,
+        high=0.99,
+        free=True,
+        doc="dropout rate before the second convolution of a block",
     )
     attn_resolutions: tuple[int, ...] = option(
         (),
