@@ -22,10 +22,12 @@ from dioscuri.cli.main import dispatch
 from dioscuri.errors import UserError
 from dioscuri.library.sources import shipped
 from dioscuri.places import shipped_models
-from tools.shipped_numbers import check, rows_of
+from tools.shipped_numbers import check, measured, rows_of
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.name for path in (ROOT / "pretrained").iterdir())
+EMBEDDED = [name for name in NAMES if name.startswith(("digits", "film"))]
+"""Their data come with scikit-learn and scikit-image. So do those of photos32, but they take too long."""
 MEGABYTES = 25
 
 
@@ -62,6 +64,32 @@ def test_its_number_is_that_of_its_card(twin, name):
     what, value = check(model(twin, name))
     number = rows_of(shipped()[name] / "README.md")[what]
     assert float(value) == pytest.approx(float(number), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("twin", ["torch", "jax"])
+def test_evaluate_gives_the_numbers_of_its_card(twin, name):
+    card = rows_of(shipped()[name] / "README.md")
+    counted = re.search(r"of (\d+) samples", " ".join(card))
+    for what, value in measured(model(twin, name), Path()):
+        ours, *real = numbers(value)
+        of_card, *real_of_card = numbers(card[what])
+        drawn_otherwise = counted and twin == "jax"
+        tolerance = of_other_samples(what, int(counted[1])) if drawn_otherwise else {"rel": 0.02, "abs": 0.01}
+        assert ours == pytest.approx(of_card, **tolerance), what
+        assert real == real_of_card, what
+
+
+def numbers(cell):
+    """The numbers in a cell of a card; those after the first are of real pictures, or are counts."""
+    found = re.findall(r"([\d,]*\.?\d+)(%?)", cell)
+    return [float(number.replace(",", "")) / (100 if percent else 1) for number, percent in found]
+
+
+def of_other_samples(what, n):
+    """How far a number may be from that of n other samples; shares by three standard deviations."""
+    relative = {"bound": 0.01, "FD-pixels": 0.2, "distance": 0.05}.get(what.split()[0])
+    return {"rel": relative} if relative else {"abs": 3 * (0.5 / n) ** 0.5}
 
 
 def test_synthesize_takes_a_model_by_name_and_makes_its_run_once(tmp_path, monkeypatch, capsys):
