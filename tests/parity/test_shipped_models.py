@@ -27,7 +27,7 @@ from tools.shipped_numbers import check, measured, rows_of
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.name for path in (ROOT / "pretrained").iterdir())
 EMBEDDED = [name for name in NAMES if name.startswith(("digits", "film"))]
-"""Their data come with scikit-learn and scikit-image. So do those of photos32, but they take too long."""
+"""Models whose data come with scikit-learn or scikit-image; photos32 is left out, since it takes a minute."""
 MEGABYTES = 25
 
 
@@ -74,8 +74,11 @@ def test_evaluate_gives_the_numbers_of_its_card(twin, name):
     for what, value in measured(model(twin, name), Path()):
         ours, *real = numbers(value)
         of_card, *real_of_card = numbers(card[what])
-        drawn_otherwise = counted and twin == "jax"
-        tolerance = of_other_samples(what, int(counted[1])) if drawn_otherwise else {"rel": 0.02, "abs": 0.01}
+        # PyTorch made the cards. Its numbers are equal on the same kind of processor; on others, a few of 299
+        # samples may differ.
+        tolerance = {"rel": 0.02, "abs": 0.01}
+        if counted and twin == "jax":
+            tolerance = of_other_samples(what, int(counted[1]))
         assert ours == pytest.approx(of_card, **tolerance), what
         assert real == real_of_card, what
 
@@ -87,7 +90,8 @@ def numbers(cell):
 
 
 def of_other_samples(what, n):
-    """How far a number may be from that of n other samples; shares by three standard deviations."""
+    """How far a number may be from that of n other samples: bounds, FD and distances by less than twice the
+    largest difference seen (0.7 %, 11 %, 3.4 %), shares by three standard deviations."""
     relative = {"bound": 0.01, "FD-pixels": 0.2, "distance": 0.05}.get(what.split()[0])
     return {"rel": relative} if relative else {"abs": 3 * (0.5 / n) ** 0.5}
 
